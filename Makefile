@@ -1,0 +1,38 @@
+# `make repro` reproduces the findings, `make test` checks everything. Both need Python >= 3.11 with venv, git
+# and make, and bring the rest into .venv.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help env repro test notebooks lint
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+BIN := .venv/bin
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to choose the interpreter)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python >= 3.11 with venv found: install one, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@[[ -x $(BIN)/pip ]] || { echo "env 1/4: .venv from $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
+	@echo "env 2/4: torch"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	@echo "env 3/4: $$(grep -c == requirements.lock) locked packages (about two minutes)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@echo "env 4/4: zsnr"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+repro: env  ## restore what is cached, run the rest, print the claims table
+	@$(BIN)/python -m zsnr.repro
+
+test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
+	@.ci/test
+
+notebooks: env  ## execute every notebook pair again, with default parameters
+	@for nb in notebooks/[0-9]*.py; do echo "$$nb"; $(BIN)/python -m zsnr.nbrun "$$nb"; done
+
+lint: env  ## put the code in order, then check style and types
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

@@ -1,0 +1,85 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fine-tuning: the same, offset noise, or zero terminal SNR
+#
+# From the flawed base, the same number of pictures from the same seeds:
+#
+# | variant | schedule | prediction | noise |
+# |---|---|---|---|
+# | `control` | Stable Diffusion | $\epsilon$ | iid |
+# | `offset` | Stable Diffusion | $\epsilon$ | iid + 0.1 of one value a picture and channel (Sec. 5.1) |
+# | `zsnr` | rescaled by Algorithm 1 | $v$ | iid |
+#
+# `control` tells what more training alone does. The `zsnr` run starts from a network that predicts the wrong thing, and has
+# to unlearn it.
+
+# %% tags=["parameters"]
+variant = "zsnr"
+base = "results/smoke/train/weights.safetensors"
+source = "data/fashion-mnist"
+captioned = 0.1
+unconditional = 0.1
+batch = 32
+images = 1280
+lr = 1e-3
+warmup = 128
+ema_halflife = 160
+precision = "float32"
+threads = 1
+seed = 0
+out_dir = ""
+
+# %%
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from zsnr import ROOT, data, network, training
+from zsnr.variants import VARIANTS
+
+training.threads(threads)
+temporary = tempfile.mkdtemp()
+out = ROOT / out_dir if out_dir else Path(temporary)
+scratch = ROOT / "scratch" / out_dir if out_dir else Path(temporary)
+kind = VARIANTS[variant]
+recipe = training.Recipe(
+    prediction=kind.prediction,
+    offset_noise=kind.offset_noise,
+    images=images,
+    batch=batch,
+    lr=lr,
+    warmup=warmup,
+    ema_halflife=ema_halflife,
+    precision=precision,
+    seed=seed,
+)
+pictures = data.load(ROOT / source)
+start, _ = network.load(ROOT / base)
+
+# %%
+draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
+trained, history = training.fit(start, draw, kind.schedule, recipe, scratch)
+
+# %%
+fig, ax = plt.subplots(figsize=(5, 3))
+ax.semilogy(*zip(*history, strict=True))
+ax.set(xlabel="fine-tuning pictures", ylabel=f"loss, squared error of {kind.prediction} a pixel", title=variant)
+plt.show()
+print(f"{variant}: loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
+
+# %%
+network.save(
+    out / "weights.safetensors", trained, variant=variant, prediction=kind.prediction, images=images, seed=seed
+)
+(out / "history.json").write_text(json.dumps({"loss": history, **training.environment()}) + "\n")
+training.clean(scratch)

@@ -1,0 +1,9 @@
+"""One thread for every test: bits depend on the thread count, and small tensors gain nothing from more."""
+
+import os
+
+import torch
+
+# for what the tests start, and for this process, which has loaded torch before this line
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

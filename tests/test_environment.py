@@ -1,0 +1,64 @@
+"""pyproject.toml, requirements.lock, environment.yml and what is installed say the same."""
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = YAML(typ="safe").load(ROOT / "environment.yml")
+EXTRAS = PROJECT["optional-dependencies"]
+RANGES = [Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["repro"], *EXTRAS["dev"]]]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked() -> dict[str, Version]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    assert all(equals and version for _, equals, version in pins), "the lock holds name==version only"
+    return {canonical(name): Version(version) for name, _, version in pins}
+
+
+def test_conda_brings_the_interpreter_and_pip_the_rest():
+    *conda, pip = CONDA["dependencies"]
+    assert [re.match(r"\w+", spec).group() for spec in conda] == ["python", "pip"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_conda_python_is_one_the_package_supports():
+    pin = next(spec for spec in CONDA["dependencies"] if spec.startswith("python"))
+    assert Version(pin.removeprefix("python=").removesuffix(".*")) in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_importing_the_package_needs_two_libraries():
+    assert sorted(Requirement(text).name for text in PROJECT["dependencies"]) == ["numpy", "torch"]
+
+
+@pytest.mark.parametrize("requirement", RANGES, ids=lambda r: r.name)
+def test_every_dependency_is_locked_within_its_range(requirement):
+    assert requirement.specifier, "give a range"
+    assert locked()[canonical(requirement.name)] in requirement.specifier
+
+
+def test_the_lock_has_no_local_versions():
+    """2.13.0+cpu is not on the public index, and 2.13.0 is satisfied by it."""
+    assert not [name for name, version in locked().items() if version.local]
+
+
+def test_the_lock_is_what_is_installed():
+    wrong = {}
+    for name, version in locked().items():
+        installed = Version(importlib.metadata.version(name))
+        if installed.public != version.public:
+            wrong[name] = f"locked {version}, installed {installed}"
+    assert not wrong, "run make env, or lock again (see the head of requirements.lock)"

@@ -1,0 +1,50 @@
+"""What git holds stays small, and runs elsewhere."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_STORE_MB = 140
+# put together here, so that this file does not hold them
+MACHINE = [f"/{name}/".encode() for name in ("work", "tmp", "root", "home")]
+REGISTRY = [f"{a}-{b}".encode() for a, b in (("index", "url"), ("find", "links"))]
+
+
+def git(*command: str, given: str | None = None) -> str:
+    return subprocess.run(["git", *command], cwd=ROOT, input=given, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_embedded_remote_stays_small():
+    """Git keeps every object ever pushed: all of history counts, and what is about to be committed."""
+    history = git("rev-list", "--objects", "--all", "--", "dvcstore")
+    names = "\n".join({line.partition(" ")[0] for line in history.splitlines()})
+    sizes = git("cat-file", "--batch-check=%(objecttype) %(objectsize)", given=names)
+    blobs = [int(size) for kind, size in (line.split() for line in sizes.splitlines()) if kind == "blob"]
+    new = git("ls-files", "--others", "--exclude-standard", "-z", "dvcstore").split("\0")
+    total = sum(blobs) + sum((ROOT / path).stat().st_size for path in new if path)
+    assert total / 1e6 < MAX_STORE_MB
+
+
+def test_importing_the_package_imports_torch_and_numpy_only():
+    code = (
+        "import sys, numpy, torch; before = set(sys.modules); import zsnr;"
+        "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["zsnr"]
+
+
+def files() -> list[Path]:
+    """Tracked files, and those that are about to be."""
+    names = git("ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("needle", MACHINE + REGISTRY, ids=bytes.decode)
+def test_no_file_knows_the_machine_it_was_written_on(needle):
+    """Executed notebooks in dvcstore/ too: a warning's text holds the path of the file it came from."""
+    assert files()
+    assert not [str(path.relative_to(ROOT)) for path in files() if needle in path.read_bytes()]

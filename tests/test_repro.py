@@ -1,0 +1,139 @@
+"""`make repro` says what to do where something is missing or damaged, and shows the claims."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from zsnr import nbrun, repro
+
+CONFIG = """
+[core]
+    remote = store
+['remote "store"']
+    url = ../dvcstore
+"""
+FIELDS = ("id", "verdict", "expected", "measured", "notebook")
+CLAIMS = [
+    dict(zip(FIELDS, ("Z-01", "reproduced", 0.068265, 0.06826, "notebooks/01_x.ipynb"), strict=True)),
+    dict(zip(FIELDS, ("Z-02", "not reproduced", "w " * 40, "v " * 40, None), strict=True)),
+    dict(zip(FIELDS, ("E-01", "pending", 1, None, None), strict=True)),
+]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A repository with one tracked file, one stage that needs it, and an embedded remote."""
+    root = tmp_path_factory.mktemp("example")
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text(CONFIG)
+    (root / ".dvcignore").touch()
+    (root / "data").mkdir()
+    (root / "data/raw.txt").write_text("raw data\n")
+    stage = "{cmd: cp data/raw.txt out, deps: [data/raw.txt], outs: [out]}"
+    (root / "dvc.yaml").write_text(f"stages: {{copy: {stage}}}")
+    subprocess.run(["git", "init", "-q", "."], cwd=root, check=True)
+    for command in (["add", "-q", "data/raw.txt"], ["repro", "-q"], ["push", "-q"]):
+        subprocess.run([*repro.DVC, *command], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
+@pytest.fixture
+def root(example, tmp_path, monkeypatch):
+    """A copy of the example, whose DVC leaves nothing outside of it."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    return shutil.copytree(example, tmp_path / "repo", symlinks=True)
+
+
+def forget(root):
+    """Leave what a fresh clone has."""
+    shutil.rmtree(root / ".dvc/cache")
+    (root / "out").unlink()
+    (root / "data/raw.txt").unlink()
+
+
+def test_a_clone_restores_everything(root):
+    forget(root)
+    repro.check_remote(root)
+    repro.check_data(root)
+    assert repro.pipeline(root) == "0 executed, 1 restored, 0 unchanged"
+    assert (root / "out").read_text() == "raw data\n"
+    assert repro.pipeline(root) == "0 executed, 0 restored, 1 unchanged"
+
+
+def test_what_changed_is_executed(root):
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("cp data", "cp -f data"))
+    assert repro.pipeline(root) == "1 executed, 0 restored, 0 unchanged"
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_an_unreachable_remote_is_named(root, empty):
+    shutil.rmtree(root / "dvcstore")
+    if empty:
+        (root / "dvcstore").mkdir()
+    with pytest.raises(nbrun.Refused, match=r"dvcstore is missing or empty(.|\n)*git checkout dvcstore"):
+        repro.check_remote(root)
+
+
+def test_a_remote_of_the_users_own_is_taken(root):
+    (root / ".dvc/config.local").write_text("['remote \"store\"']\n    url = /nowhere/at/all\n")
+    with pytest.raises(nbrun.Refused, match="/nowhere/at/all is missing"):
+        repro.check_remote(root)
+    (root / ".dvc/config.local").write_text("['remote \"store\"']\n    url = s3://bucket/%20\n")
+    repro.check_remote(root)
+
+
+def test_a_truncated_object_is_found(root):
+    (copy,) = root.glob("dvcstore/files/md5/??/*")
+    copy.chmod(0o644)
+    copy.write_text("raw")
+    with pytest.raises(nbrun.Refused, match="truncated or damaged: `git checkout dvcstore`"):
+        repro.check_remote(root)
+
+
+def test_truncated_data_is_found_before_it_becomes_the_new_data(root):
+    (root / "data/raw.txt").unlink()
+    (root / "data/raw.txt").write_text("raw")
+    with pytest.raises(nbrun.Refused, match=r"dvc pull --force data/raw.txt.dvc"):
+        repro.check_data(root)
+
+
+def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
+    forget(root)
+    shutil.rmtree(root / "dvcstore/files")
+    with pytest.raises(nbrun.Refused, match=r"`git checkout dvcstore`(.|\n)*Finished stages are kept"):
+        repro.pipeline(root)
+    assert "data/raw.txt" in capfd.readouterr().err
+
+
+def test_the_error_is_what_the_user_sees(root):
+    shutil.rmtree(root / "dvcstore")
+    code = f"import pathlib, zsnr.repro as r; r.ROOT = pathlib.Path({str(root)!r}); exit(r.main())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=nbrun.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DVC's remote `store` cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("width", [70, 100, 300])
+def test_the_table_fits_the_terminal(width):
+    head, *rows, total = repro.table(CLAIMS, width).splitlines()
+    assert head.split() == ["id", "verdict", "expected", "measured", "notebook"]
+    assert [row.split()[0] for row in rows] == ["Z-01", "Z-02"], "pending claims are only counted"
+    assert rows[0].endswith("01_x")
+    assert max(map(len, [head, *rows])) <= width
+    assert total == "3 claims: 1 reproduced, 1 not reproduced, 1 pending"
+
+
+def test_nothing_done_yet_is_a_table_too():
+    assert repro.table(CLAIMS[2:], 80).endswith("1 claims: 1 pending")
+
+
+def test_the_way_to_figures_and_notebooks_is_shown(tmp_path):
+    for name in ("full/study/a.png", "full/b.png", "full/study.ipynb", "smoke/study.ipynb"):
+        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "results" / name).touch()
+    text = repro.places(tmp_path)
+    assert "Figures: results/full/ (2)" in text
+    assert "Executed notebooks: results/smoke/ (1)" in text

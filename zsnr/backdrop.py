@@ -1,0 +1,64 @@
+r"""The exact denoiser of pictures on a backdrop whose level is uniform: x0 = m_k g_k + c (1 - m_k), c ~ U[-1, 1].
+
+Given k, the density of x_phi in c is a Gaussian cut off at -1 and 1, so both the evidence for k and E[c | x_phi, k] are
+closed forms in the normal distribution (derived for this project):
+
+    log p(x_phi | c, k) = cos/sin^2 x.a - cos^2/(2 sin^2) |a|^2 + B c - A c^2 / 2 + const,    a = m_k g_k
+    A = (cos/sin)^2 n_k,   B = cos/sin^2 x.(1 - m_k),   n_k = number of backdrop pixels
+
+With it, the leak of the schedule, the choice of steps and the solver's error can be told apart from what a network
+learned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from zsnr.prediction import cos_sin
+
+
+class UniformBackdrop:
+    """Denoiser (x, phi) -> v of K foregrounds, each as likely, on backdrops of uniform level; float64 throughout.
+
+    Args:
+        foreground: (K, C, H, W), the pictures on a backdrop of level 0.
+        mask: (K, 1, H, W) bool, the pixels that are not backdrop; some backdrop must show in each.
+    """
+
+    def __init__(self, foreground: Tensor, mask: Tensor) -> None:
+        backdrop = (~mask).expand_as(foreground).to(torch.float64).flatten(1)
+        self.a = foreground.to(torch.float64).flatten(1) * (1 - backdrop)
+        self.backdrop, self.n = backdrop, backdrop.sum(1)
+        if self.n.min() == 0:
+            raise ValueError(f"foreground {int(self.n.argmin())} leaves no backdrop: its level would be unknown")
+        self.energy = self.a.square().sum(1)
+
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        c, s = cos_sin(phi)
+        flat = x.to(torch.float64).flatten(1)
+        if c == 0:
+            mean = self.a.mean(0).expand_as(flat)
+        else:
+            on_a, on_b = flat @ self.a.T, flat @ self.backdrop.T
+            precision = (c / s) ** 2 * self.n
+            level, log_mass = truncated_normal(on_b / (c * self.n), precision.rsqrt())
+            # what the integral over c leaves beside the truncated mass: exp(B^2 / 2A) sqrt(2 pi / A)
+            evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * self.energy
+            evidence = evidence + (on_b / s) ** 2 / (2 * self.n) - precision.log() / 2 + log_mass
+            weight = evidence.softmax(1)
+            mean = weight @ self.a + (weight * level) @ self.backdrop
+        return ((c * x - mean.view(x.shape)) / s).to(x)
+
+
+def truncated_normal(mu: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and logarithm of the mass, of N(mu, tau^2) cut off at -1 and 1, also far out in a tail."""
+    sign = torch.where(mu < 0, -1.0, 1.0)  # by symmetry the interval lies at or below the mean
+    low, high = (-1 - mu.abs()) / tau, (1 - mu.abs()) / tau
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    log_mass = log_high + torch.log1p(-(log_low - log_high).exp())
+    norm = math.log(2 * math.pi) / 2
+    mean = mu.abs() + tau * ((-low.square() / 2 - norm - log_mass).exp() - (-high.square() / 2 - norm - log_mass).exp())
+    return sign * mean.clamp(-1, 1), log_mass

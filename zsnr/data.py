@@ -1,0 +1,161 @@
+r"""Pictures whose brightness is known: garments of Fashion-MNIST on a plain backdrop, or any folder of images.
+
+    x = m g + (1 - m) c,     c ~ U[-1, 1]
+
+g is the garment in [-1, 1], padded to 32x32; m = 1 where the original pixel is above 0; c is the backdrop's level. So
+the level has a wide distribution with a known truth, and can be read off any picture: it is the mean of the outer
+frame, 2 pixels wide, which is always backdrop. Pictures are composed when they are drawn and never stored.
+
+Conditions are (B, 2) integers: a class, and a caption word for the level (the fifths of [-1, 1]), which only some of
+the training pictures carry. The value after the last means "not given"; unconditional pictures have both not given.
+
+Source of the images: Xiao, Rasul, Vollgraf 2017 (MIT licence, data/fashion-mnist/LICENSE).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+SIZE = 32
+FRAME = 2
+WORDS = ("black", "dark", "grey", "light", "white")
+CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+SHA256 = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of pictures to compose from.
+
+    Args:
+        image: (N, C, 32, 32) uint8, 0 .. 255 for [-1, 1].
+        mask: (N, 1, 32, 32) bool, the pixels that are not backdrop.
+        label: (N,) int64, the class.
+        classes: the classes' names.
+    """
+
+    image: Tensor
+    mask: Tensor
+    label: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def compose(self, index: Tensor, level: Tensor) -> Tensor:
+        """(B, C, 32, 32) float32 pictures in [-1, 1]: the indexed images on backdrops of the given (B,) levels."""
+        backdrop = level.to(torch.float32).view(-1, 1, 1, 1)
+        return torch.where(self.mask[index], self.image[index].to(torch.float32) / 127.5 - 1, backdrop)
+
+    def draw(
+        self, n: int, generator: Generator, captioned: float = 0.0, unconditional: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """n random pictures, with replacement, and their (n, 2) conditions.
+
+        Args:
+            captioned: share of the pictures that carry the word for their level.
+            unconditional: share of the pictures with no condition at all.
+        """
+        index = torch.randint(len(self), (n,), generator=generator)
+        x = self.compose(index, 2 * torch.rand(n, generator=generator) - 1)
+        silent = torch.rand(n, generator=generator) >= captioned
+        free = torch.rand(n, generator=generator) < unconditional
+        conditions = torch.stack([self.label[index], word(level(x))], 1)
+        conditions[silent | free, 1] = len(WORDS)
+        conditions[free, 0] = len(self.classes)
+        return x, conditions
+
+
+def level(x: Tensor) -> Tensor:
+    """(B,) backdrop levels of (B, C, H, W) pictures: the mean of the outer frame, 2 pixels wide."""
+    inner = x[..., FRAME:-FRAME, FRAME:-FRAME].flatten(1)
+    everything = x.flatten(1)
+    return (everything.sum(1) - inner.sum(1)) / (everything.shape[1] - inner.shape[1])
+
+
+def word(level: Tensor) -> Tensor:
+    """The index in WORDS of the fifth of [-1, 1] that each level lies in."""
+    return ((level + 1) * 2.5).floor().long().clamp(0, 4)
+
+
+def load(source: str | Path, split: str = "train") -> Images:
+    """The train or test split of Fashion-MNIST's four files, or of a folder of images.
+
+    Args:
+        source: the folder. With the four gzipped IDX files in it, it is Fashion-MNIST; otherwise every image below it
+            is read, cropped to a square, scaled to 32x32, and classed by its first subfolder; each seventh one, in
+            order of name, is in the test split. Such images fill the frame, so their level is their own.
+        split: train or test.
+
+    Raises:
+        FileNotFoundError: no such folder, a file is missing, or there are no images.
+        ValueError: a file is damaged, or the split is unknown.
+    """
+    source = Path(source)
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r}; choose train or test")
+    if not source.is_dir():
+        raise FileNotFoundError(
+            f"no data folder {source}: run `dvc pull data/fashion-mnist.dvc`, or set data.source in params.yaml"
+        )
+    if any((source / name).exists() for name in SHA256):
+        return _fashion_mnist(source, "train" if split == "train" else "t10k")
+    return _folder(source, split)
+
+
+def _fashion_mnist(folder: Path, prefix: str) -> Images:
+    image = _idx(folder / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    label = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 8)
+    padded = torch.from_numpy(np.pad(image, ((0, 0), (2, 2), (2, 2))))[:, None]
+    return Images(padded, padded > 0, torch.from_numpy(label.astype(np.int64)), CLASSES)
+
+
+def _idx(path: Path, header: int) -> np.ndarray:
+    remedy = "restore it with `dvc pull data/fashion-mnist.dvc --force`, or take it from Fashion-MNIST's authors again"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: {remedy}")
+    raw = path.read_bytes()
+    if (found := hashlib.sha256(raw).hexdigest()) != SHA256[path.name]:
+        raise ValueError(f"{path} is damaged ({len(raw)} bytes, SHA-256 {found[:12]}...): {remedy}")
+    return np.frombuffer(gzip.decompress(raw), np.uint8, offset=header)
+
+
+def _folder(folder: Path, split: str) -> Images:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    extensions = set(Image.registered_extensions())
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in extensions)
+    if len(files) < 2:
+        raise FileNotFoundError(f"{len(files)} images below {folder}: point data.source at a folder of at least 2")
+    classes = sorted({_class(p, folder) for p in files})
+    pictures = []
+    for path in files:
+        try:
+            with Image.open(path) as file:
+                colour = file.mode not in ("1", "L", "LA", "I", "I;16")
+                pictures.append(ImageOps.fit(file.convert("RGB" if colour else "L"), (SIZE, SIZE)))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} does not open as an image ({error}): mend or remove it") from error
+    mode = "RGB" if any(p.mode == "RGB" for p in pictures) else "L"
+    array = np.stack([np.atleast_3d(np.asarray(p.convert(mode))) for p in pictures])
+    keep = [i for i in range(len(files)) if (i % 7 == 6 or i == len(files) - 1 < 6) == (split == "test")]
+    image = torch.from_numpy(array).permute(0, 3, 1, 2)[keep].contiguous()
+    label = torch.tensor([classes.index(_class(files[i], folder)) for i in keep])
+    return Images(image, torch.ones(len(keep), 1, SIZE, SIZE, dtype=torch.bool), label, tuple(classes))
+
+
+def _class(path: Path, folder: Path) -> str:
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else "image"

@@ -1,0 +1,131 @@
+"""`make repro`: restore what is cached, run the rest, and show what came out.
+
+Stored objects and raw data are checked first: DVC trusts a local remote, and would restore a truncated object
+as it is; and it takes damaged raw data for new data, and records the new hash.
+"""
+
+import configparser
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from zsnr.nbrun import ROOT, Refused, check_disk
+
+DVC = [sys.executable, "-m", "dvc"]
+LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")
+FATE = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
+
+
+def check_remote(root: Path) -> None:
+    """Refuse an unreachable remote or a damaged object, where the remote is a folder (a server tells DVC)."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc/config", root / ".dvc/config.local"])
+    name = config.get("core", "remote", fallback="")
+    url = config.get(f"'remote \"{name}\"'", "url", fallback="")
+    if not url or "://" in url:
+        return
+    folder = Path(os.path.normpath(root / ".dvc" / url))
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise Refused(
+            f"DVC's remote `{name}` cannot be reached: {folder} is missing or empty. dvcstore/ is a part of\n"
+            "the repository, and `git checkout dvcstore` brings it back; another copy is named by\n"
+            f"  .venv/bin/dvc remote modify --local {name} url PATH_OR_ADDRESS"
+        )
+    for copy in folder.glob("files/md5/??/*"):  # named by their hash; a listing has the suffix .dir
+        if hashlib.md5(copy.read_bytes(), usedforsecurity=False).hexdigest() != copy.parent.name + copy.stem:
+            raise Refused(f"{copy} is truncated or damaged: `git checkout dvcstore` brings it back")
+
+
+def check_data(root: Path) -> None:
+    """Refuse raw data in the work tree that is not what its .dvc file records."""
+    records = sorted(str(path.relative_to(root)) for path in root.glob("data/*.dvc"))
+    if not records:
+        return
+    answer = subprocess.run([*DVC, "status", "--json", *records], cwd=root, capture_output=True, text=True)
+    if answer.returncode:
+        raise Refused(f"`dvc status` failed: {answer.stderr.strip()}")
+    for record, changes in json.loads(answer.stdout).items():
+        for change in changes:
+            if "modified" in change.get("changed outs", {}).values():
+                raise Refused(
+                    f"the files that {record} records are missing, truncated or changed. To get them back:\n"
+                    f"  git checkout {record} && .venv/bin/dvc pull --force {record}"
+                )
+
+
+def pipeline(root: Path) -> str:
+    """Run `dvc repro --pull`, passing its output on; return how many stages it ran, restored and left."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": path}  # stages call `python`: this one
+    fates: dict[str, str] = {}
+    with subprocess.Popen([*DVC, "repro", "--pull"], cwd=root, env=env, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            if match := LINE.match(line):
+                action, name, other, how = match.groups()
+                fates[name or other] = FATE.get(action or how, "restored")
+    if process.returncode:
+        raise Refused(
+            f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
+            "If a file is missing, `git checkout dvcstore` brings it back.\n"
+            "Finished stages are kept: `make repro` goes on from there."
+        )
+    counts = Counter(fate for name, fate in fates.items() if not name.endswith(".dvc"))
+    return ", ".join(f"{counts[fate]} {fate}" for fate in ("executed", "restored", "unchanged"))
+
+
+def table(rows: list[dict[str, object]], width: int) -> str:
+    """The claims that have a verdict, a line each, and how many there are of each verdict."""
+    fields = ("id", "verdict", "expected", "measured", "notebook")
+    cells = [["" if row.get(f) is None else str(row[f]) for f in fields] for row in rows]
+    cells = [[*row[:4], Path(row[4]).stem] for row in cells]
+    cells = [list(fields), *(row for row in cells if row[1] != "pending")]
+    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    room = max(width - sizes[0] - sizes[1] - sizes[4] - 2 * 4, 16)  # for expected and measured
+    sizes[2] = min(sizes[2], max(room // 2, room - sizes[3]))
+    sizes[3] = min(sizes[3], room - sizes[2])
+    lines = ["  ".join(map(fit, row, sizes)).rstrip() for row in cells]
+    counts = Counter(str(row["verdict"]) for row in rows)
+    total = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+    return "\n".join([*lines, f"{len(rows)} claims: {total}"])
+
+
+def fit(text: str, size: int) -> str:
+    """`text` in exactly `size` columns of one line."""
+    text = " ".join(text.split())
+    return text.ljust(size) if len(text) <= size else text[: size - 1] + "…"
+
+
+def places(root: Path) -> str:
+    """Where to look next."""
+    lines = ["The claims in full: results/claims.md", "The main figures: docs/"]
+    for what, suffix in (("Figures", ".png"), ("Executed notebooks", ".ipynb")):
+        found = Counter(path.relative_to(root).parts[1] for path in root.glob(f"results/*/**/*{suffix}"))
+        lines += [f"{what}: results/{profile}/ ({n})" for profile, n in sorted(found.items())]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    try:
+        check_disk()
+        check_remote(ROOT)
+        check_data(ROOT)
+        stages = pipeline(ROOT)
+        rows = json.loads((ROOT / "results/claims.json").read_text())
+    except (Refused, OSError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(f"\n{table(rows, width)}\n\nStages: {stages}\n{places(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+r"""Samplers in the angle: functions of (denoiser, noise, grid), exact from zero SNR (pi/2) to the image (0).
+
+The probability-flow ODE of every model of both papers is dx/dphi = v(x, phi). For a frozen (x0, eps) its solution is
+a rotation by h = phi' - phi (negative while denoising):
+
+    x <- cos(h) x + sin(h) v                                                            DDIM, eta = 0
+
+The last step, to phi = 0, is that rotation in every sampler: x <- D, and no network is evaluated without noise.
+
+Source: Lin et al. 2023, Eqs. 20-22; Karras et al. 2022, Algorithm 1 on the path s = cos, sigma = tan; Song et al. 2020.
+
+All samplers take
+
+    denoiser    (x, phi) -> v, see `zsnr.denoiser`
+    noise       (B, ...) what to start from, at the angle grid[0]; also sets the state's dtype and device
+    grid        (N + 1,) falling angles that end in 0, see `zsnr.spacing`
+    generators  one torch.Generator for the batch, or a list of one a sample (then a sample does not depend on its
+                batch); needed by the stochastic samplers
+    callback    called after each step with (i, phi, x): the step's index, the angle reached, the state there
+    progress    show a bar (needs tqdm)
+
+and return the (B, ...) images at phi = 0.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor
+
+from zsnr.denoiser import Denoiser
+from zsnr.prediction import cos_sin
+
+Generators = Generator | Sequence[Generator] | None
+Callback = Callable[[int, float, Tensor], None] | None
+
+
+def generators(seeds: Iterable[int], device: str | torch.device = "cpu") -> list[Generator]:
+    """One generator a sample, each from its own seed."""
+    return [Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+
+def randn(
+    shape: Sequence[int], generators: Generators, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Tensor:
+    """(B, ...) standard normal noise, drawn by the batch's generator or each sample by its own."""
+    if generators is None or isinstance(generators, Generator):
+        where = generators.device if generators is not None else device
+        return torch.randn(tuple(shape), generator=generators, dtype=dtype, device=where).to(device)
+    if len(generators) != shape[0]:
+        raise ValueError(f"{len(generators)} generators for a batch of {shape[0]}: give one a sample")
+    noise = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype, device=g.device) for g in generators]
+    return torch.stack(noise).to(device)
+
+
+def ddim(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    eta: float = 0.0,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """DDIM (Eqs. 21, 22): one evaluation a step; eta = 0 is the exact rotation, eta = 1 DDPM's amount of noise.
+
+    sigma = eta sqrt((1 - alpha_bar_s) / (1 - alpha_bar_t)) sqrt(1 - alpha_bar_t / alpha_bar_s)
+    x_s   = sqrt(alpha_bar_s) x0 + sqrt(1 - alpha_bar_s - sigma^2) eps + sigma z
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta}: DDIM's eta lies in [0, 1]")
+
+    def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
+        if eta == 0:
+            return math.cos(psi - phi), math.sin(psi - phi), 0.0
+        (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
+        sigma = eta * s2 / s * math.sqrt(max(1 - (c / c2) ** 2, 0.0))
+        k = math.sqrt(max(s2**2 - sigma**2, 0.0))
+        return c2 * c + k * s, k * c - c2 * s, sigma
+
+    return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
+
+
+def ddpm(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """Ancestral sampling from DDPM's posterior q(x_s | x_t, x0) in its x0 form (Eqs. 9, 20), finite at zero SNR.
+
+    beta = 1 - alpha_bar_t / alpha_bar_s
+    mean = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) x0
+           + sqrt(alpha_bar_t / alpha_bar_s) (1 - alpha_bar_s) / (1 - alpha_bar_t) x_t
+    var  = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta
+    """
+
+    def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
+        (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
+        beta = 1 - (c / c2) ** 2
+        on_x0, on_x = c2 * beta / s**2, c / c2 * (s2 / s) ** 2
+        return on_x + on_x0 * c, -on_x0 * s, s2 / s * math.sqrt(beta)
+
+    return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
+
+
+def euler(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """Euler's method on dx/dphi = v: x <- x + h v. One evaluation a step, first order."""
+
+    def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
+        return (*cos_sin_rotation(phi), 0.0) if psi == 0 else (1.0, psi - phi, 0.0)
+
+    return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
+
+
+def heun(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """Heun's method on dx/dphi = v: two evaluations a step and one for the last, 2N - 1; second order.
+
+    x' = x + h v(x, phi);   x <- x + h/2 (v(x, phi) + v(x', phi'))
+    """
+    angles = check_grid(grid)
+    x = noise
+    for i, (phi, psi) in enumerate(_steps(angles, progress)):
+        v = denoiser(x, phi)
+        if psi == 0:
+            x = torch.mul(x, math.cos(phi)).sub_(v, alpha=math.sin(phi))
+        else:
+            h = psi - phi
+            v2 = denoiser(torch.add(x, v, alpha=h), psi)
+            x = torch.add(x, v + v2, alpha=h / 2)
+        if callback is not None:
+            callback(i, psi, x)
+    return x
+
+
+def cos_sin_rotation(phi: float) -> tuple[float, float]:
+    """Coefficients of (x, v) in the last step, D = cos(phi) x - sin(phi) v."""
+    return math.cos(phi), -math.sin(phi)
+
+
+def check_grid(grid: Tensor) -> list[float]:
+    """The grid's angles as floats.
+
+    Raises:
+        ValueError: not a falling sequence within [0, pi/2] that ends in 0.
+    """
+    angles = [float(phi) for phi in grid]
+    if len(angles) < 2:
+        raise ValueError(f"a grid needs at least one step, so two angles; got {len(angles)}")
+    if not all(phi > psi for phi, psi in pairwise(angles)):  # also catches NaN
+        k = next(k for k, (phi, psi) in enumerate(pairwise(angles)) if not phi > psi)
+        raise ValueError(f"a grid's angles must fall; got {angles[k]} then {angles[k + 1]} at step {k}")
+    if angles[0] > math.pi / 2:
+        raise ValueError(
+            f"a grid starts at pi/2 (zero SNR) at most; got {angles[0]}; are these sigmas? take their atan"
+        )
+    if angles[-1] != 0:
+        raise ValueError(f"a grid ends at the image, angle 0; got {angles[-1]}; append a 0")
+    return angles
+
+
+def _linear(
+    coefficients: Callable[[float, float], tuple[float, float, float]],
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    generators: Generators,
+    callback: Callback,
+    progress: bool,
+) -> Tensor:
+    """x <- a x + b v + c z along the grid, its coefficients computed beforehand as Python floats."""
+    angles = check_grid(grid)
+    table = [coefficients(phi, psi) for phi, psi in pairwise(angles)]
+    if generators is None and any(c != 0 for _, _, c in table):
+        raise ValueError("a stochastic sampler needs `generators`: one torch.Generator, or a list of one a sample")
+    x = noise
+    for i, (phi, psi) in enumerate(_steps(angles, progress)):
+        a, b, c = table[i]
+        x = torch.mul(x, a).add_(denoiser(x, phi), alpha=b)
+        if c != 0:
+            x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=c)
+        if callback is not None:
+            callback(i, psi, x)
+    return x
+
+
+def _steps(angles: list[float], progress: bool) -> Iterable[tuple[float, float]]:
+    steps = list(pairwise(angles))
+    if not progress:
+        return steps
+    from tqdm import tqdm
+
+    return tqdm(steps, unit="step", file=sys.stderr)
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun}

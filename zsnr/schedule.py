@@ -1,0 +1,177 @@
+r"""Noise schedules as data: sqrt(alpha_bar_t) for t = 1 .. T, float64, exactly 0 where the SNR is zero.
+
+    x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps
+    SNR_t = alpha_bar_t / (1 - alpha_bar_t),  sigma_t = SNR_t^-1/2,  phi_t = atan(sigma_t) in [0, pi/2]
+
+Everything else is derived from that one array; the angle phi, in which zero SNR is the ordinary point pi/2, is
+what the rest of the package works in.
+
+Source: Lin et al. 2023 (arXiv 2305.08891), Table 1 and Algorithm 1; Nichol & Dhariwal 2021 for the cosine schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete noise schedule.
+
+    Args:
+        sqrt_alpha_bar: (T,), the signal's coefficient at step t = 1 .. T (index t - 1), non-increasing, in [0, 1].
+            Only the last entry may be 0.
+
+    Raises:
+        ValueError: the array is not such a schedule.
+    """
+
+    sqrt_alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        a = torch.as_tensor(self.sqrt_alpha_bar, dtype=torch.float64)
+        object.__setattr__(self, "sqrt_alpha_bar", a)
+        if a.ndim != 1 or len(a) < 1:
+            raise ValueError(f"a schedule is one value a step; got an array of shape {tuple(a.shape)}")
+        if not torch.isfinite(a).all():
+            t = int((~torch.isfinite(a)).nonzero()[0]) + 1
+            raise ValueError(f"sqrt(alpha_bar) at t = {t} is {a[t - 1].item()}: check the betas it was made from")
+        if a.min() < 0 or a.max() > 1:
+            raise ValueError(f"sqrt(alpha_bar) must lie in [0, 1]; got [{a.min().item()}, {a.max().item()}]")
+        if (a.diff() > 0).any():
+            t = int((a.diff() > 0).nonzero()[0]) + 2
+            raise ValueError(f"the noise must not shrink: sqrt(alpha_bar) rises at t = {t}; is the array reversed?")
+        if (a[:-1] == 0).any():
+            t = int((a == 0).nonzero()[0]) + 1
+            raise ValueError(f"zero SNR at t = {t} < T = {len(a)}: only the last step may carry no signal")
+
+    def __len__(self) -> int:
+        return len(self.sqrt_alpha_bar)
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return len(self.sqrt_alpha_bar)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """(T,), variance of the signal's coefficient."""
+        return self.sqrt_alpha_bar**2
+
+    @property
+    def snr(self) -> Tensor:
+        """(T,), alpha_bar / (1 - alpha_bar); 0 at zero terminal SNR."""
+        return self.alpha_bar / (1 - self.alpha_bar)
+
+    @property
+    def log_snr(self) -> Tensor:
+        """(T,), natural logarithm of the SNR; -inf at zero terminal SNR."""
+        return self.snr.log()
+
+    @property
+    def sigma(self) -> Tensor:
+        """(T,), EDM's noise level sqrt(1 - alpha_bar) / sqrt(alpha_bar); inf at zero terminal SNR."""
+        return (1 - self.alpha_bar).sqrt() / self.sqrt_alpha_bar
+
+    @property
+    def angle(self) -> Tensor:
+        """(T,), phi = atan(sigma) in [0, pi/2]; exactly pi/2 at zero terminal SNR."""
+        return torch.atan2((1 - self.alpha_bar).sqrt(), self.sqrt_alpha_bar)
+
+    @property
+    def betas(self) -> Tensor:
+        """(T,), beta_t = 1 - alpha_bar_t / alpha_bar_{t-1} with alpha_bar_0 = 1; 1 at zero terminal SNR."""
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+        return 1 - self.alpha_bar / previous
+
+    @property
+    def terminal_snr(self) -> float:
+        """SNR(T): 0 for a schedule without the flaw."""
+        return self.snr[-1].item()
+
+    @property
+    def zero_snr(self) -> bool:
+        """Does the last step carry no signal at all?"""
+        return self.sqrt_alpha_bar[-1].item() == 0.0
+
+
+def from_betas(betas: Any) -> Schedule:
+    """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
+
+    Args:
+        betas: (T,), each in [0, 1]; anything `torch.as_tensor` takes.
+    """
+    betas = torch.as_tensor(betas, dtype=torch.float64)
+    if not ((betas >= 0) & (betas <= 1)).all():
+        bad = betas[~((betas >= 0) & (betas <= 1))][0].item()
+        raise ValueError(f"betas must lie in [0, 1]; got {bad}")
+    return from_alpha_bar((1 - betas).cumprod(0))
+
+
+def from_alpha_bar(alpha_bar: Any) -> Schedule:
+    """Schedule with the given (T,) table of alpha_bar_t, t = 1 .. T, non-increasing in [0, 1]."""
+    alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    if (alpha_bar < 0).any():
+        raise ValueError(f"alpha_bar must lie in [0, 1]; got {alpha_bar.min().item()}")
+    return Schedule(alpha_bar.sqrt())
+
+
+def from_scheduler(scheduler: Any) -> Schedule:
+    """Schedule of any diffusers scheduler that has a table of `alphas_cumprod`.
+
+    Where the scheduler's `config.rescale_betas_zero_snr` is set, its last entry is taken as the exact zero that
+    Algorithm 1 gives: several schedulers put 2**-24 there, because their own arithmetic cannot take a zero.
+    """
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None:
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
+    alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
+    if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
+        alpha_bar[-1] = 0.0
+    return from_alpha_bar(alpha_bar)
+
+
+def linear(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """DDPM's schedule (Ho et al. 2020): beta_t linear in t (Table 1, first row)."""
+    return from_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
+
+
+def stable_diffusion(T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
+    """Stable Diffusion's schedule: sqrt(beta_t) linear in t (Table 1, third row)."""
+    return from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)
+
+
+def cosine(T: int = 1000, s: float = 0.008, max_beta: float | None = 0.999) -> Schedule:
+    """iDDPM's schedule: alpha_bar_t = f(t) / f(0), f(t) = cos((t/T + s) / (1 + s) pi/2)^2 (Table 1, second row).
+
+    Args:
+        max_beta: upper limit of beta_t. It touches beta_T only, and is all that keeps this schedule from zero
+            terminal SNR; None removes it.
+
+    Table 1 prints i = (t - 1) / (T - 1) for t / T, but its number comes out with t / T.
+    """
+    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * (math.pi / 2)) ** 2
+    f[-1] = 0.0  # cos(pi/2)^2, which float64 gives as 4e-33
+    if max_beta is None:
+        return from_alpha_bar(f[1:] / f[0])
+    return from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """Algorithm 1: shift and scale sqrt(alpha_bar) so that it ends at exactly 0 and starts where it did.
+
+        sqrt_alpha_bar_t <- (sqrt_alpha_bar_t - sqrt_alpha_bar_T) sqrt_alpha_bar_1
+                            / (sqrt_alpha_bar_1 - sqrt_alpha_bar_T)
+
+    The model must then predict v or x0: from pure noise, eps says nothing about x0 (Sec. 3.1).
+    """
+    a = schedule.sqrt_alpha_bar
+    if len(a) < 2 or a[0] == a[-1]:
+        raise ValueError(f"Algorithm 1 needs a schedule whose noise grows; sqrt(alpha_bar) goes from {a[0]} to {a[-1]}")
+    return Schedule((a - a[-1]) * (a[0] / (a[0] - a[-1])))

@@ -1,0 +1,34 @@
+"""The models that are compared: what each predicts, on which schedule, with how much offset noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zsnr.schedule import Schedule, rescale_zero_terminal_snr, stable_diffusion
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train: eps on Stable Diffusion's schedule, or v on the same rescaled to zero terminal SNR."""
+
+    prediction: str
+    zero_snr: bool = False
+    offset_noise: float = 0.0
+
+    @property
+    def schedule(self) -> Schedule:
+        """Stable Diffusion's, after Algorithm 1 where zero terminal SNR is asked for."""
+        return rescale_zero_terminal_snr(stable_diffusion()) if self.zero_snr else stable_diffusion()
+
+    @property
+    def spacing(self) -> str:
+        """The time steps that go with it: what its users would take."""
+        return "trailing" if self.zero_snr else "leading"
+
+
+VARIANTS = {
+    "base": Variant("eps"),
+    "control": Variant("eps"),
+    "offset": Variant("eps", offset_noise=0.1),
+    "zsnr": Variant("v", zero_snr=True),
+}
