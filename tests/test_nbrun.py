@@ -78,9 +78,9 @@ def test_a_wrong_parameter_is_refused_before_work(nb, capfd, monkeypatch, option
 
 def test_values_keep_their_types(nb):
     options = ["-P", "train.lr", "-P", "train.flag", "-P", "train.levels", "-P", "train.name=extra"]
-    status, out = nb("print([lr, steps, name, flag, levels, extra])", *options, "-p", "name=007")
+    status, out = nb("print([lr, steps, name, flag, levels, extra])", *options, "-p", "name=7")
     assert status == 0
-    assert printed(out) == "[1e-05, 3, '007', True, [1, 2], 'base']\n"
+    assert printed(out) == "[1e-05, 3, '7', True, [1, 2], 'base']\n"
 
 
 def test_an_integer_may_stand_for_a_float(nb):
@@ -103,6 +103,7 @@ def test_two_runs_write_the_same_bytes(nb):
     assert status == 0
     assert out.read_bytes() == first
     assert b'"steps": 4' in first, "the parameters of the run are part of the record"
+    assert first.count(b'"stream"') == 1, "a stream is stored in one piece, wherever it was cut"
 
 
 def test_a_pair_is_rewritten_as_jupytext_would(nb, tmp_path):
@@ -114,10 +115,19 @@ def test_a_pair_is_rewritten_as_jupytext_would(nb, tmp_path):
     assert nb("", "-p", "steps=4", out=None)[0] == 1, "a committed pair has its defaults"
 
 
-def test_the_kernel_imports_this_checkout(nb):
-    status, out = nb("import os, zsnr\nprint(zsnr.__file__, os.getcwd())")
+@pytest.mark.parametrize("out", ["out.ipynb", None])
+def test_the_kernel_imports_this_checkout(nb, tmp_path, monkeypatch, out):
+    other = tmp_path / "other/zsnr/__init__.py"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    monkeypatch.setenv("PYTHONPATH", str(other.parents[1]))
+    status, path = nb("import zsnr\nprint(zsnr.__file__)", out=out)
     assert status == 0
-    assert printed(out) == f"{nbrun.ROOT}/zsnr/__init__.py {nbrun.ROOT}\n"
+    assert printed(path) == f"{nbrun.ROOT}/zsnr/__init__.py\n"
+
+
+def test_a_stage_runs_in_the_root(nb):
+    assert printed(nb("import os\nprint(os.getcwd())")[1]) == f"{nbrun.ROOT}\n"
 
 
 def test_a_failing_notebook_shows_its_error_and_keeps_what_ran(nb, capfd):

@@ -24,17 +24,17 @@ CLAIMS = [
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """A repository with one tracked file, one stage that needs it, and an embedded remote."""
+    """A repository with a tracked folder, one stage that needs it, and an embedded remote."""
     root = tmp_path_factory.mktemp("example")
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text(CONFIG)
     (root / ".dvcignore").touch()
-    (root / "data").mkdir()
-    (root / "data/raw.txt").write_text("raw data\n")
-    stage = "{cmd: cp data/raw.txt out, deps: [data/raw.txt], outs: [out]}"
+    (root / "data/raw").mkdir(parents=True)
+    (root / "data/raw/a.txt").write_text("raw data\n")
+    stage = "{cmd: cp data/raw/a.txt out, deps: [data/raw], outs: [out]}"
     (root / "dvc.yaml").write_text(f"stages: {{copy: {stage}}}")
     subprocess.run(["git", "init", "-q", "."], cwd=root, check=True)
-    for command in (["add", "-q", "data/raw.txt"], ["repro", "-q"], ["push", "-q"]):
+    for command in (["add", "-q", "data/raw"], ["repro", "-q"], ["push", "-q"]):
         subprocess.run([*repro.DVC, *command], cwd=root, check=True, stdout=subprocess.DEVNULL)
     return root
 
@@ -50,7 +50,7 @@ def forget(root):
     """Leave what a fresh clone has."""
     shutil.rmtree(root / ".dvc/cache")
     (root / "out").unlink()
-    (root / "data/raw.txt").unlink()
+    shutil.rmtree(root / "data/raw")
 
 
 def test_a_clone_restores_everything(root):
@@ -84,18 +84,23 @@ def test_a_remote_of_the_users_own_is_taken(root):
     repro.check_remote(root)
 
 
-def test_a_truncated_object_is_found(root):
-    (copy,) = root.glob("dvcstore/files/md5/??/*")
+@pytest.mark.parametrize("which", [0, 1], ids=["file", "listing"])
+def test_a_truncated_object_is_found(root, which):
+    copies = sorted(root.glob("dvcstore/files/md5/??/*"), key=lambda path: path.suffix)
+    assert [path.suffix for path in copies] == ["", ".dir"]
+    copy = copies[which]
     copy.chmod(0o644)
     copy.write_text("raw")
     with pytest.raises(nbrun.Refused, match="truncated or damaged: `git checkout dvcstore`"):
         repro.check_remote(root)
 
 
-def test_truncated_data_is_found_before_it_becomes_the_new_data(root):
-    (root / "data/raw.txt").unlink()
-    (root / "data/raw.txt").write_text("raw")
-    with pytest.raises(nbrun.Refused, match=r"dvc pull --force data/raw.txt.dvc"):
+@pytest.mark.parametrize("text", ["raw", ""], ids=["truncated", "missing"])
+def test_damaged_data_is_found_before_it_becomes_the_new_data(root, text):
+    (root / "data/raw/a.txt").unlink()
+    if text:
+        (root / "data/raw/a.txt").write_text(text)
+    with pytest.raises(nbrun.Refused, match=r"dvc pull --force data/raw.dvc"):
         repro.check_data(root)
 
 
@@ -104,7 +109,7 @@ def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
     shutil.rmtree(root / "dvcstore/files")
     with pytest.raises(nbrun.Refused, match=r"`git checkout dvcstore`(.|\n)*Finished stages are kept"):
         repro.pipeline(root)
-    assert "data/raw.txt" in capfd.readouterr().err
+    assert "data/raw" in capfd.readouterr().err
 
 
 def test_the_error_is_what_the_user_sees(root):

@@ -8,7 +8,8 @@ of this data, so their values compare within this project only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
 
 
 class Classifier(nn.Module):
@@ -58,24 +58,35 @@ class Classifier(nn.Module):
         return network.eval()
 
 
-def frechet_distance(classifier: Classifier, real: Iterable[Tensor], generated: Tensor) -> float:
-    """Frechet distance between batches of real pictures and one batch of generated ones, in the features."""
-    fid = FrechetInceptionDistance(feature=classifier, reset_real_features=False)
-    with torch.no_grad():
-        for batch in real:
-            fid.update(batch, real=True)
-        for batch in generated.split(500):
-            fid.update(batch, real=False)
-        return fid.compute().item()
+class Frechet:
+    """Frechet distance of generated pictures to a fixed set of (N, C, H, W) real ones, in a network's features.
+
+    Args:
+        features: pictures -> (B, num_features), with that attribute.
+    """
+
+    def __init__(self, features: nn.Module, real: Tensor) -> None:
+        self.metric = FrechetInceptionDistance(feature=features, reset_real_features=False)
+        self._update(real, real=True)
+
+    @torch.no_grad()
+    def _update(self, x: Tensor, real: bool) -> None:
+        for batch in x.split(500):
+            self.metric.update(batch, real=real)
+
+    def __call__(self, generated: Tensor) -> float:
+        """The distance; biased upwards for few pictures, so give the value of as many real ones beside it."""
+        self.metric.reset()
+        self._update(generated, real=False)
+        return self.metric.compute().item()
 
 
+@torch.no_grad()
 def inception_score(classifier: Classifier, generated: Tensor) -> float:
-    """exp E KL(p(class | x) || p(class)) by the classifier, in one split: 1 to the number of classes."""
-    score = InceptionScore(feature=nn.Sequential(classifier, classifier.head), splits=1)
-    with torch.no_grad():
-        for batch in generated.split(500):
-            score.update(batch)
-        return score.compute()[0].item()
+    """exp E KL(p(class | x) || p(class)) by the classifier: 1 to the number of classes."""
+    log_p = torch.cat([classifier.head(classifier(batch)) for batch in generated.split(500)]).double().log_softmax(1)
+    log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
+    return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp().item()
 
 
 def wasserstein1(a: Tensor, b: Tensor) -> float:

@@ -155,7 +155,7 @@ def fit(
             total = 0.0
             if accelerator.is_main_process and bar.disable and len(history) % 5 == 0:
                 print(f"{history[-1][0]:8d} of {steps * recipe.batch} pictures, loss {history[-1][1]:.4f}", flush=True)
-            if accelerator.is_main_process and time.monotonic() - saved > 20 and step < steps:
+            if accelerator.is_main_process and (time.monotonic() - saved > 20 or step == steps):
                 _save(folder, step, history, accelerator.unwrap_model(network), average, optimizer)
                 saved = time.monotonic()
         bar.update()
