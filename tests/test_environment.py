@@ -55,6 +55,17 @@ def test_the_lock_has_no_local_versions():
     assert not [name for name, version in locked().items() if version.local]
 
 
+def test_the_lock_installs_on_the_oldest_python():
+    """A patch release counts: Debian 12 has 3.11.2."""
+    oldest = Version(str(PROJECT["requires-python"]).removeprefix(">="))
+    wrong = {}
+    for name in locked():
+        needs = importlib.metadata.metadata(name).get("Requires-Python", "")
+        if oldest not in SpecifierSet(needs):
+            wrong[name] = needs
+    assert not wrong
+
+
 def test_the_lock_is_what_is_installed():
     wrong = {}
     for name, version in locked().items():

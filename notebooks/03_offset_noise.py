@@ -1,0 +1,308 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Offset noise against zero terminal SNR: can the model make dark and bright pictures?
+#
+# **Claim** (Lin et al. 2023, Secs. 1, 3.1, 5.1). A model trained on the flawed schedule makes pictures of medium brightness. Offset
+# noise widens the range, but does not match the data: too bright or too dark. Zero terminal SNR, $v$-prediction and trailing
+# steps fix it.
+#
+# It would be wrong if the flawed model's backdrops were spread as the data's are, or the fixed model's were not. The data's
+# backdrops are uniform on $[-1, 1]$: every brightness is as likely. Whether offset noise is too bright, too dark or too grey is
+# for the measurement to say.
+
+# %% tags=["parameters"]
+results = "results/full"
+out_dir = ""
+
+# %%
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import zsnr
+from zsnr import ROOT, claims, figures, leak
+from zsnr.metrics import interval
+from zsnr.study import Study
+
+torch.set_num_threads(1)
+figures.style()
+out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
+found = []
+study = Study(ROOT / results)
+facts = json.loads((ROOT / "results/data/data.json").read_text())
+cells = [c.partition("/")[2] for c in study.measures]
+short = min(int(c.rsplit("-", 1)[1]) for c in cells if c.startswith("leading-ddim") and not c.endswith("offset"))
+long = max(int(c.rsplit("-", 1)[1]) for c in cells if c.startswith("leading-ddim") and not c.endswith("offset"))
+heun = long - 1 + long % 2
+print(f"{len(study.seeds)} seeds; comparisons at {short} and {long} evaluations of the network")
+
+# %% [markdown]
+# ## Four models, the same noises
+#
+# DDIM, with the steps that each model's users take: leading for the flawed ones, trailing for the fixed one.
+
+# %%
+models = {
+    "base": f"base/leading-ddim-{short}",
+    "control": f"control/leading-ddim-{short}",
+    "offset": f"offset/leading-ddim-{short}",
+    "zsnr": f"zsnr/trailing-ddim-{short}",
+}
+titles = {
+    "base": "base: $\\epsilon$, flawed schedule",
+    "control": "control: the same, fine-tuned",
+    "offset": "offset noise 0.1",
+    "zsnr": "zero SNR, $v$, trailing",
+}
+fig, axes = plt.subplots(1, 4, figsize=(7, 2.1))
+for ax, (variant, cell) in zip(axes, models.items(), strict=True):
+    figures.pictures(ax, study.pictures(cell)[:24], 6, titles[variant])
+fig.subplots_adjust(wspace=0.04)
+figures.save(fig, out, "pictures")
+
+# %% [markdown]
+# ## How bright are they?
+#
+# Distribution of the backdrop's level and of the image mean, all seeds together, against real pictures.
+
+# %%
+fig, axes = plt.subplots(2, 4, figsize=(7, 3), sharex=True, sharey="row")
+bins = np.linspace(-1.25, 1.25, 26)
+for column, (variant, cell) in zip(axes.T, models.items(), strict=True):
+    for ax, what in zip(column, ("level", "mean"), strict=True):
+        real = study.samples[f"real/{what}"].numpy()
+        values = np.concatenate([s[f"{cell}/{what}"].numpy() for s in study.seed_samples if f"{cell}/{what}" in s])
+        ax.hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.75)
+        if what == "level":
+            ax.plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1)
+        else:
+            ax.hist(real, bins, density=True, histtype="step", color=figures.COLOURS["data"], lw=1)
+        ax.set_yticks([])
+    column[0].set_title(titles[variant])
+    column[1].set_xlabel("image mean")
+    column[0].set_xlabel("backdrop level")
+axes[0, 0].set_ylabel("density")
+axes[1, 0].set_ylabel("density")
+fig.tight_layout()
+figures.save(fig, out, "levels")
+
+# %% [markdown]
+# Next to each measurement stands what the closed form of `zsnr.leak` predicts for Gaussian data of the same variance in the limit of
+# many steps: the level is the common value of $n$ = 635 backdrop pixels (on average), the image mean that of all 1024. Offset noise
+# adds $0.01\,n$ to the noise's variance there. Its users start sampling from plain noise, which to that model is far too even; the
+# line *offset, offset start* begins with the noise that it was trained on.
+
+# %%
+alpha_bar_T = {"flawed": zsnr.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
+directions = {"level": (635, facts["level_std"]), "mean": (1024, facts["mean_std"])}
+rows = {
+    "base": (models["base"], "flawed", False, False),
+    "control": (models["control"], "flawed", False, False),
+    "offset": (models["offset"], "flawed", True, False),
+    "offset, offset start": (models["offset"] + "-offset", "flawed", True, True),
+    "zsnr": (models["zsnr"], "fixed", False, False),
+    "zsnr, Heun": (f"zsnr/trailing-heun-{heun}", "fixed", False, False),
+}
+for what, (n, spread) in directions.items():
+    print(f"{what:24s}{'std / data':>24s}{'Gaussian law':>14s}{'bias':>26s}{'W1':>24s}")
+    for name, (cell, schedule, offset, offset_start) in rows.items():
+        nu = 1 + 0.01 * n * offset
+        law = leak.predicted(alpha_bar_T[schedule], n * spread**2, nu=nu, start=nu if offset_start else 1.0)[1]
+        print(
+            f"  {name:22s}{study.text(cell, what, 'std_ratio'):>24s}{law:14.3f}"
+            f"{study.text(cell, what, 'bias'):>26s}{study.text(cell, what, 'w1'):>24s}"
+        )
+    print(
+        f"  {'real pictures':22s}{study.text('real', what, 'std_ratio'):>24s}{'':14s}{study.text('real', what, 'bias'):>26s}{study.text('real', what, 'w1'):>24s}"
+    )
+
+# %% [markdown]
+# ## Leak, spacing and discretisation, apart
+#
+# At equal evaluations of the network. *Exact* is the denoiser of the data's own distribution (garments on uniform backdrops) on the same
+# schedule, steps and solver, so it has the leak and the discretisation but nothing to learn; the last line of each has next to no
+# discretisation either, and shows the leak alone. All exact values carry the sampling error of one set of noises (the value of the
+# exact zero-SNR model in the limit says how much: it should be 1).
+
+# %%
+limit = max(int(c.rsplit("-", 1)[1]) for c in study.measures if c.startswith("exact-control/trailing-heun"))
+print(f"{'level std / data':34s}{'trained, flawed':>24s}{'exact':>8s}{'trained, zero SNR':>26s}{'exact':>8s}")
+for spacing in ("leading", "trailing"):
+    for sampler, evaluations in (("ddim", long), ("heun", heun)):
+        cell = f"{spacing}-{sampler}-{evaluations}"
+        print(
+            f"  {cell:32s}{study.text('control/' + cell, 'level', 'std_ratio'):>24s}{study.mean('exact-control/' + cell, 'level', 'std_ratio'):8.3f}"
+            f"{study.text('zsnr/' + cell, 'level', 'std_ratio'):>26s}{study.mean('exact-zsnr/' + cell, 'level', 'std_ratio'):8.3f}"
+        )
+cell = f"trailing-heun-{limit}"
+print(
+    f"  {'leak alone, ' + cell:32s}{'':24s}{study.mean('exact-control/' + cell, 'level', 'std_ratio'):8.3f}{'':26s}{study.mean('exact-zsnr/' + cell, 'level', 'std_ratio'):8.3f}"
+)
+
+# %%
+fig, ax = plt.subplots(figsize=(5.2, 2.6))
+order = [f"{s}-{k}-{n}" for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", heun))]
+for shift, (variant, label) in enumerate((("control", "flawed, trained"), ("zsnr", "zero SNR, trained"))):
+    middle = np.array([study.mean(f"{variant}/{c}", "level", "std_ratio") for c in order])
+    bounds = np.array([study.interval(f"{variant}/{c}", "level", "std_ratio") for c in order])
+    x = np.arange(len(order)) + (shift - 0.5) * 0.36
+    ax.bar(
+        x,
+        middle,
+        0.34,
+        yerr=np.abs(bounds.T - middle),
+        color=figures.COLOURS[variant],
+        alpha=0.85,
+        capsize=2,
+        label=label,
+        error_kw={"lw": 0.8},
+    )
+    exact = [study.mean(f"exact-{variant}/{c}", "level", "std_ratio") for c in order]
+    ax.plot(x, exact, "D", color="white", mec=figures.COLOURS["data"], ms=4, label="exact denoiser" if shift else None)
+ax.axhline(1, color=figures.COLOURS["data"], lw=0.8)
+ax.set_xticks(range(len(order)), [c.replace("-", "\n", 1) for c in order])
+ax.set(ylabel="std of the backdrop level / data's", ylim=(0, max(1.25, ax.get_ylim()[1])))
+ax.legend(ncols=3, loc="upper left", fontsize=6.5)
+figures.save(fig, out, "table")
+
+# %% [markdown]
+# ## The main finding in one picture
+
+# %%
+fig, axes = plt.subplots(2, 2, figsize=(6, 3.4), height_ratios=(1.6, 1))
+pair = (
+    ("control", f"control/leading-ddim-{short}", "flawed schedule, $\\epsilon$"),
+    ("zsnr", f"zsnr/trailing-heun-{heun}", "zero terminal SNR, $v$, from $\\varphi = \\pi/2$"),
+)
+for column, (variant, cell, title) in zip(axes.T, pair, strict=True):
+    figures.pictures(column[0], study.pictures(cell)[:32], 8, title)
+    values = np.concatenate([s[f"{cell}/level"].numpy() for s in study.seed_samples])
+    column[1].hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.8)
+    column[1].plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1.2, label="data")
+    column[1].set(
+        xlabel="backdrop level",
+        yticks=[],
+        ylim=(0, 1.15),
+        title=f"std {study.mean(cell, 'level', 'std_ratio'):.2f} of the data's",
+    )
+axes[1, 0].set_ylabel("density")
+axes[1, 0].legend()
+fig.tight_layout(h_pad=0.6)
+figures.save(fig, out, "main")
+
+# %% [markdown]
+# ## What is claimed, measured
+
+# %%
+flawed, fixed, offset = models["control"], f"zsnr/trailing-heun-{heun}", models["offset"]
+
+
+def ratio(cell):
+    return {"value": study.mean(cell, "level", "std_ratio"), "interval": study.interval(cell, "level", "std_ratio")}
+
+
+w1_ratio = [a / b for a, b in zip(study.values(fixed, "level", "w1"), study.values(flawed, "level", "w1"), strict=True)]
+wider, wider_interval = study.difference(offset, flawed, "level", "std_ratio")
+worse, worse_interval = study.difference(offset, fixed, "level", "w1")
+found += [
+    claims.measure(
+        "Z-06",
+        f"trained, flawed, leading DDIM {short}: level std / data's",
+        **ratio(flawed),
+        at_most=0.75,
+        direction=True,
+    ),
+    claims.measure(
+        "Z-06",
+        f"trained, zero SNR, trailing Heun {heun}: level std / data's",
+        **ratio(fixed),
+        at_least=0.92,
+        at_most=1.05,
+        direction=True,
+    ),
+    claims.measure(
+        "Z-06",
+        "its bias",
+        study.mean(fixed, "level", "bias"),
+        interval=study.interval(fixed, "level", "bias"),
+        at_least=-0.03,
+        at_most=0.03,
+        direction=True,
+    ),
+    claims.measure(
+        "Z-06",
+        "its W1 distance over the flawed model's",
+        float(np.mean(w1_ratio)),
+        interval=interval(w1_ratio),
+        at_most=1 / 3,
+        direction=True,
+    ),
+]
+
+# %%
+pixels = [784, 1024, 4096]
+g = torch.Generator().manual_seed(0)
+noise_variance = [1 + 0.01 * n for n in pixels]
+drawn = []
+for n in pixels:
+    noise = torch.randn(20_000, n, generator=g) + 0.1 * torch.randn(20_000, 1, generator=g)
+    drawn.append((noise.sum(1) / math.sqrt(n)).var().item())
+print(
+    "variance of the noise along the mean:", [f"{v:.2f}" for v in noise_variance], "drawn:", [f"{v:.2f}" for v in drawn]
+)
+start = study.difference(models["offset"] + "-offset", offset, "level", "std_ratio")
+found += [
+    claims.measure(
+        "Z-24",
+        "variance of the noise's mean mode, n = 784, 1024, 4096",
+        noise_variance,
+        equal=[8.84, 11.24, 41.96],
+        abs=1e-9,
+    ),
+    claims.measure(
+        "Z-24",
+        "the same, drawn 20,000 times, over the formula",
+        [d / v for d, v in zip(drawn, noise_variance, strict=True)],
+        equal=[1.0] * 3,
+        abs=0.04,
+    ),
+    claims.measure(
+        "Z-24",
+        "level std / data's, offset less control: offset noise widens the range",
+        wider,
+        interval=wider_interval,
+        at_least=0.0,
+        direction=True,
+        note=f"sampled from plain noise, as its users do; the Gaussian law predicts greyer, not wider. From noise with an offset the ratio is {study.mean(offset + '-offset', 'level', 'std_ratio'):.2f}",
+    ),
+    claims.measure(
+        "Z-24",
+        "W1 distance of the level, offset less zero SNR",
+        worse,
+        interval=worse_interval,
+        at_least=0.0,
+        direction=True,
+    ),
+]
+print(f"offset less control, std ratio: {wider:.3f} [{wider_interval[0]:.3f}, {wider_interval[1]:.3f}]")
+print(f"offset start less plain start, std ratio: {start[0]:.3f} [{start[1][0]:.3f}, {start[1][1]:.3f}]")
+
+# %% [markdown]
+# ## Verdict
+
+# %%
+claims.save(out / "claims.json", found, "03_offset_noise")
+for id in dict.fromkeys(m["id"] for m in found):
+    print(id, claims.verdict([m for m in found if m["id"] == id]))

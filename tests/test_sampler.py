@@ -1,0 +1,294 @@
+"""Samplers against the exact solution for Gaussian data, the papers' formulas, and their promises about state."""
+
+import functools
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from zsnr import sampler
+from zsnr.denoiser import Gaussian
+from zsnr.prediction import cos_sin
+from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn
+from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
+from zsnr.spacing import grid, power, uniform
+
+RIGHT = math.pi / 2
+SD = stable_diffusion()
+ZERO_SNR = rescale_zero_terminal_snr(SD)
+G = torch.Generator().manual_seed(0)
+STEPS = [40, 80, 160, 320, 640]
+ORDER = {"ddim": 1, "euler": 1, "heun": 2}
+STOCHASTIC = {"ddpm": ddpm, "eta 1": functools.partial(ddim, eta=1.0), "eta .5": functools.partial(ddim, eta=0.5)}
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=G, dtype=torch.float64)
+
+
+VARIANCES = torch.tensor([1 / 64, 1 / 16, 1 / 4, 1, 2, 8, 16, 64], dtype=torch.float64)
+ROTATION = torch.linalg.qr(normal(8, 8))[0]
+GAUSSIAN = Gaussian(normal(8), ROTATION @ VARIANCES.diag() @ ROTATION.T)
+NOISE = normal(4, 8)
+
+
+def slope(errors: list[float]) -> float:
+    return -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize("phi_max", [RIGHT, 1.4])
+@pytest.mark.parametrize("make", [uniform, power])
+@pytest.mark.parametrize("name", ORDER)
+def test_deterministic_samplers_reach_the_exact_solution_at_their_order(name, make, phi_max):
+    exact = GAUSSIAN.solve(NOISE, phi_max)
+    errors = [(SAMPLERS[name](GAUSSIAN, NOISE, make(N, phi_max=phi_max)) - exact).norm().item() for N in STEPS]
+    assert slope(errors) == pytest.approx(ORDER[name], abs=0.1)
+    assert errors[-1] < 0.05 * exact.norm()
+
+
+def variance(run, angles: torch.Tensor, variances: torch.Tensor, monkeypatch) -> torch.Tensor:
+    """Output variance for Gaussian data of mean 0, exactly: entry i of the state is the coefficient of noise i."""
+    N, source = len(angles) - 1, iter(range(1, len(angles)))
+
+    def unit(shape, *_):
+        z = torch.zeros(*shape, dtype=torch.float64)
+        z[..., next(source)] = 1
+        return z
+
+    monkeypatch.setattr(sampler, "randn", unit)
+    noise = torch.zeros(1, len(variances), N + 1, dtype=torch.float64)
+    noise[..., 0] = 1
+    data = Gaussian(torch.zeros(len(variances), N + 1), variances[:, None].expand(-1, N + 1))
+    return run(data, noise, angles, generators=torch.Generator()).square().sum(-1)[0]
+
+
+@pytest.mark.parametrize("run", STOCHASTIC.values(), ids=STOCHASTIC)
+def test_stochastic_samplers_reach_the_datas_variance_at_first_order(run, monkeypatch):
+    coarse = VARIANCES[2:]  # finer detail comes later
+    errors = [(variance(run, uniform(N), coarse, monkeypatch) / coarse - 1).norm().item() for N in STEPS]
+    assert slope(errors) == pytest.approx(1, abs=0.1)
+
+
+def test_ddpm_with_all_1000_steps_from_zero_snr_has_the_datas_variance(monkeypatch):
+    """Each step's variance by Eqs. 9 and 20 written in alpha_bar, and close to the truth but for the finest detail."""
+    bar, expected = [1.0, *ZERO_SNR.alpha_bar.tolist()], torch.ones_like(VARIANCES)
+    for t in range(1000, 0, -1):
+        beta = 1 - bar[t] / bar[t - 1]
+        x0 = math.sqrt(bar[t]) * VARIANCES / (bar[t] * VARIANCES + 1 - bar[t])
+        step = math.sqrt(bar[t - 1]) * beta / (1 - bar[t]) * x0
+        step = step + math.sqrt(bar[t] / bar[t - 1]) * (1 - bar[t - 1]) / (1 - bar[t])
+        expected = step**2 * expected + (1 - bar[t - 1]) / (1 - bar[t]) * beta
+    found = variance(ddpm, grid(ZERO_SNR, 1000), VARIANCES, monkeypatch)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    assert ((found / VARIANCES).sqrt() - 1).abs()[2:].max() < 0.02
+
+
+@pytest.mark.parametrize(("N", "limit"), [(10, 0.08), (50, 0.005)])
+def test_heun_from_zero_snr_keeps_the_brightness_that_a_huge_finite_sigma_loses(N, limit, monkeypatch):
+    found = variance(heun, grid(ZERO_SNR, N), torch.tensor([64.0], dtype=torch.float64), monkeypatch)
+    assert abs(math.sqrt(found.item() / 64) - 1) < limit
+
+
+@pytest.mark.parametrize("phi", [0.3, 1.2, RIGHT])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_step_to_the_image_is_the_denoised_image(name, phi):
+    """E-12, and no evaluation without noise."""
+    asked = []
+    c, s = cos_sin(phi)
+    x = SAMPLERS[name](lambda x, psi: asked.append(psi) or GAUSSIAN(x, psi), NOISE, [phi, 0.0])
+    torch.testing.assert_close(x, c * NOISE - s * GAUSSIAN(NOISE, phi), rtol=0, atol=1e-14)
+    assert asked == [phi]
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("ddim", 10), ("ddpm", 10), ("euler", 10), ("heun", 19)])
+def test_evaluations_of_the_network(name, evaluations):
+    asked = []
+    SAMPLERS[name](lambda x, phi: asked.append(phi) or GAUSSIAN(x, phi), NOISE, uniform(10), generators=G)
+    assert len(asked) == evaluations
+    assert min(asked) > 0
+
+
+def ddim_in_alpha_bar(x, v, bar_t, bar_s, eta, z):
+    """Eqs. 19, 17, 22, 21."""
+    x0 = math.sqrt(bar_t) * x - math.sqrt(1 - bar_t) * v
+    eps = math.sqrt(bar_t) * v + math.sqrt(1 - bar_t) * x
+    variance = eta**2 * (1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)
+    return math.sqrt(bar_s) * x0 + math.sqrt(1 - bar_s - variance) * eps + math.sqrt(variance) * z
+
+
+def ddpm_in_alpha_bar(x, v, bar_t, bar_s, z):
+    """Eqs. 19, 20, 9; alpha_t is bar_t / bar_s."""
+    x0 = math.sqrt(bar_t) * x - math.sqrt(1 - bar_t) * v
+    beta = 1 - bar_t / bar_s
+    mean = math.sqrt(bar_s) * beta / (1 - bar_t) * x0
+    mean = mean + math.sqrt(bar_t / bar_s) * (1 - bar_s) / (1 - bar_t) * x
+    return mean + math.sqrt((1 - bar_s) / (1 - bar_t) * beta) * z
+
+
+def ddpm_from_eps(x, v, bar_t, bar_s, z):
+    """Eqs. 17, 18, 9: needs alpha_t above 0."""
+    eps = math.sqrt(bar_t) * v + math.sqrt(1 - bar_t) * x
+    beta = 1 - bar_t / bar_s
+    mean = (x - beta / math.sqrt(1 - bar_t) * eps) / math.sqrt(1 - beta)
+    return mean + math.sqrt((1 - bar_s) / (1 - bar_t) * beta) * z
+
+
+def one_step(run, t: int, s: int) -> torch.Tensor:
+    """The state after the step from t to s (counted from 1) of the zero-SNR schedule."""
+    states = []
+    angles = [*ZERO_SNR.angle[[t - 1, s - 1]].tolist(), 0.0]
+    run(GAUSSIAN, NOISE, angles, generators=generators(range(4)), callback=lambda i, phi, x: states.append(x))
+    return states[0]
+
+
+def ingredients(t: int, s: int):
+    v = GAUSSIAN(NOISE, ZERO_SNR.angle[t - 1].item())
+    return NOISE, v, *ZERO_SNR.alpha_bar[[t - 1, s - 1]].tolist()
+
+
+Z = randn((4, 8), generators(range(4)), torch.float64)
+some_steps = pytest.mark.parametrize(("t", "s"), [(1000, 999), (1000, 750), (999, 998), (700, 300), (2, 1)])
+
+
+@some_steps
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_is_equations_21_and_22(t, s, eta):
+    expected = ddim_in_alpha_bar(*ingredients(t, s), eta, Z)
+    torch.testing.assert_close(one_step(functools.partial(ddim, eta=eta), t, s), expected, rtol=0, atol=1e-11)
+
+
+@some_steps
+def test_ddpm_is_equations_9_and_20(t, s):
+    torch.testing.assert_close(one_step(ddpm, t, s), ddpm_in_alpha_bar(*ingredients(t, s), Z), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("t", "s"), [(999, 998), (900, 899), (700, 300), (2, 1)])
+def test_ddpms_eps_form_is_its_x0_form_below_zero_snr(t, s):
+    x, v, bar_t, bar_s = ingredients(t, s)
+    left, right = ddpm_from_eps(x, v, bar_t, bar_s, Z), ddpm_in_alpha_bar(x, v, bar_t, bar_s, Z)
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
+    torch.testing.assert_close(one_step(ddpm, t, s), left, rtol=0, atol=1e-11)
+
+
+def test_ddpm_at_zero_snr_is_the_limit_of_equation_20():
+    bar = ZERO_SNR.alpha_bar[998].item()
+    expected = math.sqrt(bar) * -GAUSSIAN(NOISE, RIGHT) + math.sqrt(1 - bar) * Z
+    torch.testing.assert_close(one_step(ddpm, 1000, 999), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "angles", [grid(ZERO_SNR, 1000), grid(ZERO_SNR, 7), uniform(13)], ids=["all", "some", "uniform"]
+)
+def test_ddim_with_eta_1_is_ddpm(angles):
+    left = ddim(GAUSSIAN, NOISE, angles, eta=1.0, generators=generators(range(4)))
+    right = ddpm(GAUSSIAN, NOISE, angles, generators=generators(range(4)))
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("run", [*SAMPLERS.values(), STOCHASTIC["eta .5"]], ids=[*SAMPLERS, "eta .5"])
+def test_a_sample_does_not_depend_on_its_batch(run):
+    together = run(GAUSSIAN, NOISE, uniform(9), generators=generators(range(4)))
+    for i in range(4):
+        alone = run(GAUSSIAN, NOISE[i : i + 1], uniform(9), generators=generators([i]))
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-12)
+
+
+def test_noise_of_a_sample_is_its_generators():
+    together = randn((3, 2, 2), generators([5, 6, 7]))
+    assert torch.equal(together[1:2], randn((1, 2, 2), generators([6])))
+    assert together.dtype == torch.float32
+    assert not torch.equal(together[0], together[1])
+    with pytest.raises(ValueError, match="2 generators for a batch of 3: give one a sample"):
+        randn((3, 2), generators([1, 2]))
+
+
+@pytest.mark.parametrize("run", STOCHASTIC.values(), ids=STOCHASTIC)
+def test_generators_are_needed_where_there_is_noise(run):
+    with pytest.raises(ValueError, match="needs `generators`"):
+        run(GAUSSIAN, NOISE, uniform(3))
+    with pytest.raises(ValueError, match="3 generators for a batch of 4"):
+        run(GAUSSIAN, NOISE, uniform(3), generators=generators(range(3)))
+    one = [run(GAUSSIAN, NOISE, uniform(3), generators=torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(*one)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
+def test_eta_outside_0_to_1_is_refused(eta):
+    with pytest.raises(ValueError, match=r"eta = (-0.1|1.5|nan)"):
+        ddim(GAUSSIAN, NOISE, uniform(3), eta=eta, generators=G)
+
+
+@pytest.mark.parametrize(
+    ("angles", "message"),
+    [
+        ([], "got 0"),
+        ([1.0], "two angles; got 1"),
+        ([0.5, 1.0, 0.0], "got 0.5 then 1.0 at step 0"),
+        ([1.0, 0.5, 0.5, 0.0], "must fall; got 0.5 then 0.5 at step 1"),
+        ([1.0, math.nan, 0.0], "nan"),
+        ([math.nan, 0.0], "nan"),
+        ([80.0, 1.0, 0.0], r"got 80.0(.|\n)*take their atan"),
+        ([math.inf, 1.0, 0.0], "got inf"),
+        ([1.0, 0.5], "append a 0"),
+        ([1.0, 0.0, -0.5], "append a 0"),
+    ],
+)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_is_not_a_grid_is_refused_before_any_evaluation(name, angles, message):
+    with pytest.raises(ValueError, match=message):
+        SAMPLERS[name](lambda *_: pytest.fail("evaluated"), NOISE, torch.tensor(angles), generators=G)
+
+
+every_sampler = pytest.mark.parametrize("run", SAMPLERS.values(), ids=SAMPLERS)
+
+
+@every_sampler
+def test_nothing_that_was_passed_in_is_changed(run):
+    noise, angles = NOISE.clone(), uniform(5)
+    states = []
+    run(GAUSSIAN, noise, angles, generators=G, callback=lambda i, phi, x: states.append((x, x.clone())))
+    assert torch.equal(noise, NOISE)
+    assert torch.equal(angles, uniform(5))
+    assert all(torch.equal(x, then) for x, then in states)
+
+
+@every_sampler
+def test_the_callback_sees_each_step(run):
+    seen = []
+    x = run(GAUSSIAN, NOISE, uniform(5), generators=G, callback=lambda *step: seen.append(step))
+    assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert [phi for _, phi, _ in seen] == uniform(5)[1:].tolist()
+    assert torch.equal(seen[-1][2], x)
+
+
+@every_sampler
+@pytest.mark.parametrize("angles", [uniform(20), grid(ZERO_SNR, 20)], ids=["uniform", "trailing"])
+def test_float32_noise_stays_float32_and_finite_from_zero_snr(run, angles):
+    x = run(GAUSSIAN, NOISE.float(), angles, generators=generators(range(4)))
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    if run is not ddpm:  # whose float32 noise is other noise
+        torch.testing.assert_close(x.double(), run(GAUSSIAN, NOISE, angles), rtol=1e-4, atol=1e-4)
+
+
+@every_sampler
+def test_progress_goes_to_stderr(run, capsys):
+    plain = run(GAUSSIAN, NOISE, uniform(5), generators=generators(range(4)))
+    assert capsys.readouterr() == ("", "")
+    shown = run(GAUSSIAN, NOISE, uniform(5), generators=generators(range(4)), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "5/5" in err
+    assert torch.equal(shown, plain)
+
+
+@pytest.mark.parametrize("run", [ddim, euler, heun], ids=["ddim", "euler", "heun"])
+def test_a_step_costs_little_beside_its_network(run):
+    noise, angles, times = torch.zeros(1, 1, 8, 8), uniform(200), []
+    for _ in range(5):
+        start = time.perf_counter()
+        run(lambda x, phi: x, noise, angles)
+        times.append(time.perf_counter() - start)
+    assert min(times) / 200 < 60e-6

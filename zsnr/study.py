@@ -1,0 +1,68 @@
+"""What the study notebooks read: the measures of all seeds, with their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from zsnr import evaluation, metrics
+
+
+class Study:
+    """The evaluations of one profile: seed 0 from the evaluate stage, the others from the replicate stages.
+
+    Args:
+        folder: results/<profile>.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.measures, self.samples = evaluation.load(folder / "evaluate")
+        replicas = sorted(folder.glob("replicate/*"), key=lambda path: int(path.name))
+        loaded = [evaluation.load(path) for path in replicas]
+        self.seeds = [self.measures, *(measures for measures, _ in loaded)]
+        self.seed_samples = [self.samples, *(samples for _, samples in loaded)]
+
+    def __contains__(self, cell: str) -> bool:
+        return cell in self.measures
+
+    def values(self, cell: str, *keys: str) -> list[float]:
+        """One measure of a cell, by seed, such as values("zsnr/trailing-ddim-25", "level", "std_ratio")."""
+        found = [_dig(seed[cell], keys) for seed in self.seeds if cell in seed]
+        if not found:
+            raise KeyError(f"no cell {cell!r}; there are {', '.join(self.measures)}")
+        return found
+
+    def mean(self, cell: str, *keys: str) -> float:
+        """The measure's mean over seeds."""
+        return float(np.mean(self.values(cell, *keys)))
+
+    def interval(self, cell: str, *keys: str) -> tuple[float, float]:
+        """Its 95 % interval over seeds; only of cells that more than one seed was drawn in."""
+        return metrics.interval(self.values(cell, *keys))
+
+    def difference(self, a: str, b: str, *keys: str) -> tuple[float, tuple[float, float]]:
+        """Mean and 95 % interval of a - b, paired by seed."""
+        pairs = zip(self.values(a, *keys), self.values(b, *keys), strict=True)
+        differences = [x - y for x, y in pairs]
+        return float(np.mean(differences)), metrics.interval(differences)
+
+    def text(self, cell: str, *keys: str) -> str:
+        """Mean, and interval where there is one, to print."""
+        values = self.values(cell, *keys)
+        if len(values) < 2:
+            return f"{values[0]:.3f}"
+        low, high = metrics.interval(values)
+        return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+    def pictures(self, cell: str) -> Tensor:
+        """The pictures kept of a cell, (n, C, H, W), of seed 0."""
+        return self.samples[f"{cell}/pictures"].float()
+
+
+def _dig(tree: dict, keys: tuple[str, ...]) -> float:
+    for key in keys:
+        tree = tree[key]
+    return float(tree)  # type: ignore[arg-type]
