@@ -19,6 +19,7 @@
 
 # %% tags=["parameters"]
 results = "results/full"
+source = "data/fashion-mnist"
 out_dir = ""
 
 # %%
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 
 import zsnr
-from zsnr import ROOT, claims, figures, leak
+from zsnr import ROOT, claims, data, figures, leak
 from zsnr.metrics import interval
 from zsnr.study import Study
 
@@ -42,11 +43,14 @@ out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
 study = Study(ROOT / results)
 facts = json.loads((ROOT / "results/data/data.json").read_text())
+mask = data.load(ROOT / source).mask
+backdrop = (~mask).sum((1, 2, 3)).double().mean().item()  # pixels a picture; 0 where images fill the frame
 cells = [c.partition("/")[2] for c in study.measures]
 short = min(int(c.rsplit("-", 1)[1]) for c in cells if c.startswith("leading-ddim") and not c.endswith("offset"))
 long = max(int(c.rsplit("-", 1)[1]) for c in cells if c.startswith("leading-ddim") and not c.endswith("offset"))
 heun = long - 1 + long % 2
 print(f"{len(study.seeds)} seeds; comparisons at {short} and {long} evaluations of the network")
+print(f"{backdrop:.0f} of {mask[0].numel()} pixels are backdrop, on average")
 
 # %% [markdown]
 # ## Four models, the same noises
@@ -78,17 +82,24 @@ figures.save(fig, out, "pictures")
 # Distribution of the backdrop's level and of the image mean, all seeds together, against real pictures.
 
 # %%
-fig, axes = plt.subplots(2, 4, figsize=(7, 3), sharex=True, sharey="row")
 bins = np.linspace(-1.25, 1.25, 26)
+
+
+def outline(ax, what):
+    """The data's distribution: uniform where it is known, real pictures otherwise."""
+    if what == "level" and backdrop:
+        ax.plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1.2, label="data")
+    else:
+        real = study.samples[f"real/{what}"].numpy()
+        ax.hist(real, bins, density=True, histtype="step", color=figures.COLOURS["data"], lw=1.2, label="data")
+
+
+fig, axes = plt.subplots(2, 4, figsize=(7, 3), sharex=True, sharey="row")
 for column, (variant, cell) in zip(axes.T, models.items(), strict=True):
     for ax, what in zip(column, ("level", "mean"), strict=True):
-        real = study.samples[f"real/{what}"].numpy()
         values = np.concatenate([s[f"{cell}/{what}"].numpy() for s in study.seed_samples if f"{cell}/{what}" in s])
         ax.hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.75)
-        if what == "level":
-            ax.plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1)
-        else:
-            ax.hist(real, bins, density=True, histtype="step", color=figures.COLOURS["data"], lw=1)
+        outline(ax, what)
         ax.set_yticks([])
     column[0].set_title(titles[variant])
     column[1].set_xlabel("image mean")
@@ -100,13 +111,13 @@ figures.save(fig, out, "levels")
 
 # %% [markdown]
 # Next to each measurement stands what the closed form of `zsnr.leak` predicts for Gaussian data of the same variance in the limit of
-# many steps: the level is the common value of $n$ = 635 backdrop pixels (on average), the image mean that of all 1024. Offset noise
+# many steps: the level is the common value of the backdrop's pixels, the image mean that of all 1024. Offset noise
 # adds $0.01\,n$ to the noise's variance there. Its users start sampling from plain noise, which to that model is far too even; the
 # line *offset, offset start* begins with the noise that it was trained on.
 
 # %%
 alpha_bar_T = {"flawed": zsnr.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
-directions = {"level": (635, facts["level_std"]), "mean": (1024, facts["mean_std"])}
+directions = {"level": (backdrop or 240, facts["level_std"]), "mean": (mask[0].numel(), facts["mean_std"])}
 rows = {
     "base": (models["base"], "flawed", False, False),
     "control": (models["control"], "flawed", False, False),
@@ -137,19 +148,24 @@ for what, (n, spread) in directions.items():
 # exact zero-SNR model in the limit says how much: it should be 1).
 
 # %%
-limit = max(int(c.rsplit("-", 1)[1]) for c in study.measures if c.startswith("exact-control/trailing-heun"))
+
+
+def exact(variant, cell):
+    """The exact denoiser's std ratio; there is none where the images have no backdrop."""
+    name = f"exact-{variant}/{cell}"
+    return study.mean(name, "level", "std_ratio") if name in study else math.nan
+
+
 print(f"{'level std / data':34s}{'trained, flawed':>24s}{'exact':>8s}{'trained, zero SNR':>26s}{'exact':>8s}")
 for spacing in ("leading", "trailing"):
     for sampler, evaluations in (("ddim", long), ("heun", heun)):
         cell = f"{spacing}-{sampler}-{evaluations}"
         print(
-            f"  {cell:32s}{study.text('control/' + cell, 'level', 'std_ratio'):>24s}{study.mean('exact-control/' + cell, 'level', 'std_ratio'):8.3f}"
-            f"{study.text('zsnr/' + cell, 'level', 'std_ratio'):>26s}{study.mean('exact-zsnr/' + cell, 'level', 'std_ratio'):8.3f}"
+            f"  {cell:32s}{study.text('control/' + cell, 'level', 'std_ratio'):>24s}{exact('control', cell):8.3f}"
+            f"{study.text('zsnr/' + cell, 'level', 'std_ratio'):>26s}{exact('zsnr', cell):8.3f}"
         )
-cell = f"trailing-heun-{limit}"
-print(
-    f"  {'leak alone, ' + cell:32s}{'':24s}{study.mean('exact-control/' + cell, 'level', 'std_ratio'):8.3f}{'':26s}{study.mean('exact-zsnr/' + cell, 'level', 'std_ratio'):8.3f}"
-)
+cell = f"trailing-heun-{8 * short - 1}"
+print(f"  {'leak alone, ' + cell:32s}{'':24s}{exact('control', cell):8.3f}{'':26s}{exact('zsnr', cell):8.3f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(5.2, 2.6))
@@ -169,8 +185,8 @@ for shift, (variant, label) in enumerate((("control", "flawed, trained"), ("zsnr
         label=label,
         error_kw={"lw": 0.8},
     )
-    exact = [study.mean(f"exact-{variant}/{c}", "level", "std_ratio") for c in order]
-    ax.plot(x, exact, "D", color="white", mec=figures.COLOURS["data"], ms=4, label="exact denoiser" if shift else None)
+    ideal = [exact(variant, c) for c in order]
+    ax.plot(x, ideal, "D", color="white", mec=figures.COLOURS["data"], ms=4, label="exact denoiser" if shift else None)
 ax.axhline(1, color=figures.COLOURS["data"], lw=0.8)
 ax.set_xticks(range(len(order)), [c.replace("-", "\n", 1) for c in order])
 ax.set(ylabel="std of the backdrop level / data's", ylim=(0, max(1.25, ax.get_ylim()[1])))
@@ -190,7 +206,7 @@ for column, (variant, cell, title) in zip(axes.T, pair, strict=True):
     figures.pictures(column[0], study.pictures(cell)[:32], 8, title)
     values = np.concatenate([s[f"{cell}/level"].numpy() for s in study.seed_samples])
     column[1].hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.8)
-    column[1].plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1.2, label="data")
+    outline(column[1], "level")
     column[1].set(
         xlabel="backdrop level",
         yticks=[],

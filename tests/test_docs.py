@@ -1,0 +1,54 @@
+"""What the repository's page shows is what the pipeline computed, and the README's code runs."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FIGURES = sorted(path.name for path in (ROOT / "docs").glob("*.png"))
+
+
+def test_the_claims_on_the_page_are_the_pipelines():
+    assert (ROOT / "docs/claims.md").read_text() == (ROOT / "results/claims.md").read_text()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_on_the_page_is_the_pipelines(name):
+    notebook, _, figure = name.partition("-")
+    assert (ROOT / "docs" / name).read_bytes() == (ROOT / "results/full" / notebook / figure).read_bytes()
+
+
+def test_every_figure_of_the_full_profile_is_on_the_page():
+    made = sorted(f"{path.parent.name}-{path.name}" for path in (ROOT / "results/full").glob("0*/*.png"))
+    assert made == FIGURES
+
+
+def test_the_readmes_code_runs():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
+    code += "\nassert pictures.shape == (4, 3, 32, 32) and pictures.isfinite().all()"
+    code += "\nassert scheduler.alphas_cumprod[-1] == 0"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    flawed, fixed = map(float, done.stdout.split())
+    assert f"# {flawed:.4f} {fixed}" in README
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_the_readme_names_every_claim_that_has_a_verdict():
+    rows = json.loads((ROOT / "results/claims.json").read_text())
+    table = re.findall(r"^\| (.*?): ", README, re.M)
+    named = set()
+    for text in table:
+        for first, _, last in re.findall(r"([ZE]-\d\d)( to ([ZE]-\d\d))?", text):
+            numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
+            named |= {f"{first[0]}-{n:02d}" for n in numbers}
+    assert named == {row["id"] for row in rows if row["verdict"] not in ("pending", "out of reach")}
