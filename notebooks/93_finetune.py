@@ -17,7 +17,8 @@
 # | `offset` | Stable Diffusion | $\epsilon$ | iid + 0.1 of one value a picture and channel (Sec. 5.1) |
 # | `zsnr` | rescaled by Algorithm 1 | $v$ | iid |
 #
-# `control` tells what more training alone does. The `zsnr` run starts from a network that predicts the wrong thing, and has
+# The base was trained from seed 0; here and in the `replicate` stages the seeds are others, so that fine-tuning sees new
+# pictures and noises. `control` tells what more training alone does. The `zsnr` run starts from a network that predicts the wrong thing, and has
 # to unlearn it.
 
 # %% tags=["parameters"]
@@ -33,7 +34,7 @@ warmup = 128
 ema_halflife = 160
 precision = "float32"
 threads = 1
-seed = 0
+seed = 3
 out_dir = ""
 
 # %%
