@@ -46,13 +46,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from zsnr import ROOT, data, network, training
-from zsnr.variants import VARIANTS
+from zsnr.variants import find
 
 training.threads(threads)
 temporary = tempfile.mkdtemp()
 out = ROOT / out_dir if out_dir else Path(temporary)
 scratch = ROOT / "scratch" / out_dir if out_dir else Path(temporary)
-kind = VARIANTS[variant]
+kind = find(variant)
 recipe = training.Recipe(
     prediction=kind.prediction,
     offset_noise=kind.offset_noise,

@@ -57,7 +57,9 @@ measures = {"real": judge(pictures["real"])}
 # %%
 for variant in VARIANTS:
     path = "train" if variant == "base" else f"finetune/{variant}"
-    model, _ = network.load(folder / path / "weights.safetensors")
+    model, card = network.load(folder / path / "weights.safetensors")
+    if card["variant"] != variant:
+        raise ValueError(f"{path} holds the weights of {card['variant']}, not of {variant}: train it again")
     for cell in evaluation.plan(variant, short, long, steps):
         name = f"{variant}/{cell.name}"
         pictures[name] = evaluation.draw(model, variant, cell, samples, precision)

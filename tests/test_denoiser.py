@@ -80,7 +80,12 @@ def test_the_exact_solution_composes_and_inverts():
 
 @pytest.mark.parametrize(
     ("covariance", "message"),
-    [(torch.eye(5), r"\(6, 6\) matrix"), (-torch.eye(6), "-1"), (torch.full((2, 3), -1.0), "-1")],
+    [
+        (ROOT, "not symmetric"),
+        (torch.eye(5), r"\(6, 6\) matrix"),
+        (-torch.eye(6), "-1"),
+        (torch.full((2, 3), -1.0), "-1"),
+    ],
 )
 def test_what_is_not_a_covariance_is_refused(covariance, message):
     with pytest.raises(ValueError, match=message):
@@ -259,6 +264,12 @@ def test_a_diffusers_unet(prediction):
     v = NetworkDenoiser(unet, SD, prediction)(x, phi)
     with torch.no_grad():
         torch.testing.assert_close(v, to_v(unet(x, 700).sample, x, phi, prediction))
+
+
+def test_a_network_that_answers_with_a_tuple():
+    network = Recorder(0.5)
+    network.forward = lambda x, step: (torch.full_like(x, 0.5), "attention maps")
+    assert (NetworkDenoiser(network, ZERO_SNR, "v")(torch.zeros(2, 4), 1.0) == 0.5).all()
 
 
 def test_a_text_conditioned_diffusers_unet():

@@ -12,6 +12,7 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
 )
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as rescale_betas
 
@@ -80,6 +81,14 @@ def test_a_scheduler_without_a_table_is_refused(scheduler):
         from_scheduler(scheduler())
 
 
+def test_a_scheduler_that_ignores_the_rescaling_its_config_asks_for_is_refused():
+    theirs = HeunDiscreteScheduler.from_config(DDIMScheduler(**DDIM).config)
+    with pytest.raises(
+        ValueError, match=r"HeunDiscreteScheduler ignores rescale_betas_zero_snr(.|\n)*Use rescale_zero"
+    ):
+        from_scheduler(theirs)
+
+
 @pytest.mark.parametrize("N", [2, 18, 100])
 def test_karras_steps(N):
     theirs = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
@@ -113,12 +122,13 @@ def test_ddim_where_the_steps_divide_the_schedule(N, eta):
     theirs = DDIMScheduler(**DDIM)
     angles = grid(from_scheduler(theirs), N)
 
-    def compare(i, phi, x):
+    def compare(i, phi, x, v):
         torch.testing.assert_close(x, states[i], rtol=0, atol=1e-5)
 
-    states = peer(theirs, GAUSSIAN, NOISE, N, eta=eta, generator=generators(range(4)))
-    assert len(states) == N
-    zsnr.ddim(GAUSSIAN, NOISE, angles, eta=eta, generators=generators(range(4)), callback=compare)
+    states = [NOISE, *peer(theirs, GAUSSIAN, NOISE, N, eta=eta, generator=generators(range(4)))]
+    assert len(states) == N + 1
+    last = zsnr.ddim(GAUSSIAN, NOISE, angles, eta=eta, generators=generators(range(4)), callback=compare)
+    compare(N, 0.0, last, None)
 
 
 @pytest.mark.parametrize("N", [1, 7, 10, 333])
@@ -225,8 +235,8 @@ def test_ddim_lands_on_the_wrong_level_where_the_steps_do_not_divide_the_schedul
     assert (states[0] - at(856)).abs().max() > 1e-4
     assert (states[-1] - 1).abs().max() > 0.01, "it stops at the first level, not at the image"
     ours = []
-    zsnr.ddim(point, NOISE, grid(from_scheduler(theirs), 7), callback=lambda i, phi, x: ours.append(x))
-    for t, x in zip([*visited[1:], -1], ours, strict=True):
+    final = zsnr.ddim(point, NOISE, grid(from_scheduler(theirs), 7), callback=lambda i, phi, x, v: ours.append(x))
+    for t, x in zip([*visited, -1], [*ours, final], strict=True):
         torch.testing.assert_close(x, at(t), rtol=0, atol=1e-12)
 
 

@@ -139,8 +139,8 @@ def one_step(run, t: int, s: int) -> torch.Tensor:
     """The state after the step from t to s (counted from 1) of the zero-SNR schedule."""
     states = []
     angles = [*ZERO_SNR.angle[[t - 1, s - 1]].tolist(), 0.0]
-    run(GAUSSIAN, NOISE, angles, generators=generators(range(4)), callback=lambda i, phi, x: states.append(x))
-    return states[0]
+    run(GAUSSIAN, NOISE, angles, generators=generators(range(4)), callback=lambda i, phi, x, v: states.append(x))
+    return states[1]
 
 
 def ingredients(t: int, s: int):
@@ -210,6 +210,8 @@ def test_generators_are_needed_where_there_is_noise(run):
         run(GAUSSIAN, NOISE, uniform(3))
     with pytest.raises(ValueError, match="3 generators for a batch of 4"):
         run(GAUSSIAN, NOISE, uniform(3), generators=generators(range(3)))
+    with pytest.raises(ValueError, match="5 generators for a batch of 4"):
+        run(lambda *_: pytest.fail("evaluated"), NOISE, uniform(3), generators=generators(range(5)))
     one = [run(GAUSSIAN, NOISE, uniform(3), generators=torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(*one)
 
@@ -231,6 +233,7 @@ def test_eta_outside_0_to_1_is_refused(eta):
         ([math.nan, 0.0], "nan"),
         ([80.0, 1.0, 0.0], r"got 80.0(.|\n)*take their atan"),
         ([math.inf, 1.0, 0.0], "got inf"),
+        ([float(torch.tensor(RIGHT)), 0.0], "by rounding: make it float64"),
         ([1.0, 0.5], "append a 0"),
         ([1.0, 0.0, -0.5], "append a 0"),
     ],
@@ -245,22 +248,34 @@ every_sampler = pytest.mark.parametrize("run", SAMPLERS.values(), ids=SAMPLERS)
 
 
 @every_sampler
-def test_nothing_that_was_passed_in_is_changed(run):
-    noise, angles = NOISE.clone(), uniform(5)
-    states = []
-    run(GAUSSIAN, noise, angles, generators=G, callback=lambda i, phi, x: states.append((x, x.clone())))
-    assert torch.equal(noise, NOISE)
-    assert torch.equal(angles, uniform(5))
-    assert all(torch.equal(x, then) for x, then in states)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_noise_that_is_no_number_is_refused_before_any_evaluation(run, bad):
+    noise = NOISE.clone()
+    noise[2, 3] = bad
+    with pytest.raises(ValueError, match="noise to start from holds NaN or inf"):
+        run(lambda *_: pytest.fail("evaluated"), noise, uniform(3), generators=G)
 
 
 @every_sampler
-def test_the_callback_sees_each_step(run):
+def test_nothing_that_was_passed_in_is_changed(run):
+    noise, angles = NOISE.clone(), uniform(5)
     seen = []
-    x = run(GAUSSIAN, NOISE, uniform(5), generators=G, callback=lambda *step: seen.append(step))
-    assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4]
-    assert [phi for _, phi, _ in seen] == uniform(5)[1:].tolist()
-    assert torch.equal(seen[-1][2], x)
+    run(GAUSSIAN, noise, angles, generators=G, callback=lambda i, phi, x, v: seen.append((x, x.clone(), v, v.clone())))
+    assert torch.equal(noise, NOISE)
+    assert torch.equal(angles, uniform(5))
+    assert all(torch.equal(x, x_then) and torch.equal(v, v_then) for x, x_then, v, v_then in seen)
+
+
+@every_sampler
+def test_the_callback_sees_what_each_step_starts_from(run):
+    seen = []
+    final = run(GAUSSIAN, NOISE, uniform(5), generators=G, callback=lambda *step: seen.append(step))
+    assert [i for i, *_ in seen] == [0, 1, 2, 3, 4]
+    assert [phi for _, phi, *_ in seen] == uniform(5)[:-1].tolist()
+    assert torch.equal(seen[0][2], NOISE)
+    for _, phi, x, v in seen:
+        assert torch.equal(v, GAUSSIAN(x, phi))
+    torch.testing.assert_close(final, math.cos(phi) * x - math.sin(phi) * v, rtol=0, atol=1e-14)
 
 
 @every_sampler

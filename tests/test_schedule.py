@@ -115,6 +115,13 @@ def test_snr_sigma_and_angle_are_one_quantity(schedule):
         assert len(s) == s.T == 1000
 
 
+def test_a_schedule_keeps_its_values_when_the_array_it_came_from_changes():
+    table = torch.tensor([0.9, 0.5], dtype=torch.float64)
+    schedule = Schedule(table)
+    table[0] = 0.1
+    assert schedule.sqrt_alpha_bar.tolist() == [0.9, 0.5]
+
+
 def test_zero_snr_is_exact_in_every_unit():
     schedule = rescale_zero_terminal_snr(SCHEDULES["linear"])
     last = [getattr(schedule, name)[-1].item() for name in ("angle", "snr", "log_snr", "sigma")]

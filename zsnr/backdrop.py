@@ -38,18 +38,19 @@ class UniformBackdrop:
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
+        a, backdrop, n, energy = (t.to(x.device) for t in (self.a, self.backdrop, self.n, self.energy))
         flat = x.to(torch.float64).flatten(1)
         if c == 0:
-            mean = self.a.mean(0).expand_as(flat)
+            mean = a.mean(0).expand_as(flat)
         else:
-            on_a, on_b = flat @ self.a.T, flat @ self.backdrop.T
-            precision = (c / s) ** 2 * self.n
-            level, log_mass = truncated_normal(on_b / (c * self.n), precision.rsqrt())
+            on_a, on_b = flat @ a.T, flat @ backdrop.T
+            precision = (c / s) ** 2 * n
+            level, log_mass = truncated_normal(on_b / (c * n), precision.rsqrt())
             # what the integral over c leaves beside the truncated mass: exp(B^2 / 2A) sqrt(2 pi / A)
-            evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * self.energy
-            evidence = evidence + (on_b / s) ** 2 / (2 * self.n) - precision.log() / 2 + log_mass
+            evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * energy
+            evidence = evidence + (on_b / s) ** 2 / (2 * n) - precision.log() / 2 + log_mass
             weight = evidence.softmax(1)
-            mean = weight @ self.a + (weight * level) @ self.backdrop
+            mean = weight @ a + (weight * level) @ backdrop
         return ((c * x - mean.view(x.shape)) / s).to(x)
 
 

@@ -66,7 +66,7 @@ class NetworkDenoiser:
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         step = torch.full((len(x),), self.step(phi), device=self.device)
         output = self.network(x.to(self.device, self.dtype), step, **self.conditions)
-        output = getattr(output, "sample", output).to(x)
+        output = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).to(x)
         if not torch.isfinite(output).all():
             raise FloatingPointError(
                 f"the network returned NaN or inf at angle {phi:.6g} (step {self.step(phi):.6g}): check its weights, "
@@ -96,6 +96,8 @@ class Gaussian:
         if covariance.shape == self.mean.shape:
             self.variance = covariance
         elif covariance.shape == (n, n):
+            if not torch.allclose(covariance, covariance.T):
+                raise ValueError("the covariance is not symmetric")
             self.variance, self.basis = torch.linalg.eigh(covariance)
         else:
             raise ValueError(
@@ -145,8 +147,8 @@ class Empirical:
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
-        y, flat = self.points.flatten(1), x.to(torch.float64).flatten(1)
+        y, flat = self.points.to(x.device).flatten(1), x.to(torch.float64).flatten(1)
         # the terms of the square that do not depend on i cancel in the softmax
-        logits = (c * flat @ y.T - c * c / 2 * y.square().sum(1)) / s**2 + self.log_weight
+        logits = (c * flat @ y.T - c * c / 2 * y.square().sum(1)) / s**2 + self.log_weight.to(x.device)
         mean = (logits.softmax(1) @ y).view(x.shape)
         return ((c * x - mean) / s).to(x)

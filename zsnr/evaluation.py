@@ -25,7 +25,7 @@ from zsnr.network import ConditionalUNet
 from zsnr.sampler import SAMPLERS, generators, randn
 from zsnr.schedule import Schedule
 from zsnr.spacing import grid
-from zsnr.variants import VARIANTS
+from zsnr.variants import find
 
 KEPT = 32
 """Pictures kept of a cell, for the figures."""
@@ -42,6 +42,12 @@ class Cell:
     sampler: str
     evaluations: int
     offset_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}; choose one of {', '.join(SAMPLERS)}")
+        if self.sampler == "heun" and self.evaluations % 2 == 0:
+            raise ValueError(f"Heun takes 2N - 1 evaluations, an odd number; got {self.evaluations}")
 
     @property
     def name(self) -> str:
@@ -63,15 +69,19 @@ def plan(variant: str, short: int, long: int, steps: list[int]) -> list[Cell]:
         short, long: evaluations of the first and of the full comparison; Heun takes one less where `long` is even.
         steps: DDIM steps of the comparison of spacings, on the zsnr model.
     """
-    cells = [Cell(VARIANTS[variant].spacing, "ddim", short)]
+    kind = find(variant)
+    cells = [Cell(kind.spacing, "ddim", short)]
     if variant in ("control", "zsnr"):
         odd = long - 1 + long % 2
         cells += [Cell(s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", odd))]
-    if offset := VARIANTS[variant].offset_noise:
-        cells += [Cell(VARIANTS[variant].spacing, "ddim", short, offset)]
+    if kind.offset_noise:
+        cells += [Cell(kind.spacing, "ddim", short, kind.offset_noise)]
     if variant == "zsnr":
         cells += [Cell(s, "ddim", n) for n in steps for s in ("leading", "linspace", "trailing")]
-    return list(dict.fromkeys(cells))
+    cells = list(dict.fromkeys(cells))
+    for cell in cells:
+        cell.grid(kind.schedule)  # refuses too many steps before any work is done
+    return cells
 
 
 def draw(network: ConditionalUNet, variant: str, cell: Cell, n: int, precision: str, first_seed: int = 0) -> Tensor:
@@ -79,7 +89,7 @@ def draw(network: ConditionalUNet, variant: str, cell: Cell, n: int, precision: 
 
     Runs on the GPU where there is one; precision is float32, or bf16 for autocast to bfloat16.
     """
-    kind, device = VARIANTS[variant], "cuda" if torch.cuda.is_available() else "cpu"
+    kind, device = find(variant), "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     classes, words, channels = (network.config[k] for k in ("classes", "words", "channels"))
     angles, pictures = cell.grid(kind.schedule), []
@@ -98,7 +108,7 @@ def draw(network: ConditionalUNet, variant: str, cell: Cell, n: int, precision: 
 
 def draw_exact(denoiser: Denoiser, variant: str, cell: Cell, n: int, shape: Sequence[int]) -> Tensor:
     """As `draw`, from an exact denoiser on a variant's schedule, in float64."""
-    angles = cell.grid(VARIANTS[variant].schedule)
+    angles = cell.grid(find(variant).schedule)
     pictures = []
     for seeds in _batches(n, 0, 250, f"exact {cell.name}"):
         noise = randn((len(seeds), *shape), generators(seeds)).double()

@@ -43,6 +43,6 @@ def sampled(
     sampler: Callable[..., Tensor], grid: Tensor, variance: float, mean: float = 0.0, **options: Any
 ) -> tuple[float, float]:
     """(mean, std / true std) that a deterministic sampler gives on a grid, exactly: it is affine in its noise."""
-    denoiser = Gaussian(torch.tensor([mean]), torch.tensor([variance]))
+    denoiser = Gaussian(torch.tensor([mean], dtype=torch.float64), torch.tensor([variance], dtype=torch.float64))
     zero, one = sampler(denoiser, torch.tensor([[0.0], [1.0]], dtype=torch.float64), grid, **options).flatten().tolist()
     return zero, abs(one - zero) / math.sqrt(variance)

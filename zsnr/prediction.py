@@ -18,6 +18,10 @@ from torch import Tensor
 from zsnr.schedule import Schedule
 
 PREDICTIONS = ("eps", "x0", "v")
+EPS_AT_ZERO_SNR = (
+    "eps-prediction with zero terminal SNR: at T the input is eps itself and says nothing about x0 (x0 = 0/0). "
+    "Use a model that predicts v or x0 (fine-tune it), or a schedule with terminal SNR above 0"
+)
 
 
 def cos_sin(phi: float) -> tuple[float, float]:
@@ -34,10 +38,7 @@ def check_prediction(prediction: str, schedule: Schedule | None = None) -> None:
     if prediction not in PREDICTIONS:
         raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
     if prediction == "eps" and schedule is not None and schedule.zero_snr:
-        raise ValueError(
-            "eps-prediction with zero terminal SNR: at T the input is eps itself and says nothing about x0 "
-            "(x0 = 0/0). Use a model that predicts v or x0 (fine-tune it), or a schedule with terminal SNR above 0"
-        )
+        raise ValueError(EPS_AT_ZERO_SNR)
 
 
 def to_v(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
@@ -57,7 +58,7 @@ def to_v(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
         return output
     if prediction == "eps":
         if c == 0:
-            check_prediction("eps", _ZERO_SNR)
+            raise ValueError(EPS_AT_ZERO_SNR)
         return (output - s * x) / c
     check_prediction(prediction)
     if s == 0:
@@ -105,6 +106,3 @@ def loss_weight(loss: str, prediction: str, alpha: Tensor, sigma: Tensor) -> Ten
     check_prediction(prediction)
     unit = {"x0": torch.ones_like(sigma), "v": sigma, "eps": sigma / alpha}  # |x0 error| of a unit error of each
     return (unit[prediction] / unit[loss]) ** 2 if prediction != loss else unit["x0"]
-
-
-_ZERO_SNR = Schedule(torch.tensor([1.0, 0.0]))

@@ -16,7 +16,8 @@ All samplers take
     grid        (N + 1,) falling angles that end in 0, see `zsnr.spacing`
     generators  one torch.Generator for the batch, or a list of one a sample (then a sample does not depend on its
                 batch); needed by the stochastic samplers
-    callback    called after each step with (i, phi, x): the step's index, the angle reached, the state there
+    callback    called at each step with (i, phi, x, v): its index, the angle and state that it starts from, and the
+                denoiser's answer there, so that D = cos(phi) x - sin(phi) v
     progress    show a bar (needs tqdm)
 
 and return the (B, ...) images at phi = 0.
@@ -36,7 +37,7 @@ from zsnr.denoiser import Denoiser
 from zsnr.prediction import cos_sin
 
 Generators = Generator | Sequence[Generator] | None
-Callback = Callable[[int, float, Tensor], None] | None
+Callback = Callable[[int, float, Tensor, Tensor], None] | None
 
 
 def generators(seeds: Iterable[int], device: str | torch.device = "cpu") -> list[Generator]:
@@ -124,7 +125,7 @@ def euler(
     """Euler's method on dx/dphi = v: x <- x + h v. One evaluation a step, first order."""
 
     def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
-        return (*cos_sin_rotation(phi), 0.0) if psi == 0 else (1.0, psi - phi, 0.0)
+        return (math.cos(phi), -math.sin(phi), 0.0) if psi == 0 else (1.0, psi - phi, 0.0)
 
     return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
 
@@ -143,23 +144,18 @@ def heun(
     x' = x + h v(x, phi);   x <- x + h/2 (v(x, phi) + v(x', phi'))
     """
     angles = check_grid(grid)
-    x = noise
+    x = check_noise(noise)
     for i, (phi, psi) in enumerate(_steps(angles, progress)):
         v = denoiser(x, phi)
+        if callback is not None:
+            callback(i, phi, x, v)
         if psi == 0:
             x = torch.mul(x, math.cos(phi)).sub_(v, alpha=math.sin(phi))
         else:
             h = psi - phi
             v2 = denoiser(torch.add(x, v, alpha=h), psi)
             x = torch.add(x, v + v2, alpha=h / 2)
-        if callback is not None:
-            callback(i, psi, x)
     return x
-
-
-def cos_sin_rotation(phi: float) -> tuple[float, float]:
-    """Coefficients of (x, v) in the last step, D = cos(phi) x - sin(phi) v."""
-    return math.cos(phi), -math.sin(phi)
 
 
 def check_grid(grid: Tensor) -> list[float]:
@@ -174,6 +170,8 @@ def check_grid(grid: Tensor) -> list[float]:
     if not all(phi > psi for phi, psi in pairwise(angles)):  # also catches NaN
         k = next(k for k, (phi, psi) in enumerate(pairwise(angles)) if not phi > psi)
         raise ValueError(f"a grid's angles must fall; got {angles[k]} then {angles[k + 1]} at step {k}")
+    if math.pi / 2 < angles[0] < math.pi / 2 + 1e-6:
+        raise ValueError("the grid starts above pi/2 by rounding: make it float64, where pi/2 is exact")
     if angles[0] > math.pi / 2:
         raise ValueError(
             f"a grid starts at pi/2 (zero SNR) at most; got {angles[0]}; are these sigmas? take their atan"
@@ -181,6 +179,13 @@ def check_grid(grid: Tensor) -> list[float]:
     if angles[-1] != 0:
         raise ValueError(f"a grid ends at the image, angle 0; got {angles[-1]}; append a 0")
     return angles
+
+
+def check_noise(noise: Tensor) -> Tensor:
+    """The noise, refused where it holds NaN or inf: every later step would."""
+    if not torch.isfinite(noise).all():
+        raise ValueError("the noise to start from holds NaN or inf: check how it was drawn, and its dtype")
+    return noise
 
 
 def _linear(
@@ -197,14 +202,17 @@ def _linear(
     table = [coefficients(phi, psi) for phi, psi in pairwise(angles)]
     if generators is None and any(c != 0 for _, _, c in table):
         raise ValueError("a stochastic sampler needs `generators`: one torch.Generator, or a list of one a sample")
-    x = noise
-    for i, (phi, psi) in enumerate(_steps(angles, progress)):
+    if generators is not None and not isinstance(generators, Generator) and len(generators) != len(noise):
+        raise ValueError(f"{len(generators)} generators for a batch of {len(noise)}: give one a sample")
+    x = check_noise(noise)
+    for i, (phi, _) in enumerate(_steps(angles, progress)):
         a, b, c = table[i]
-        x = torch.mul(x, a).add_(denoiser(x, phi), alpha=b)
+        v = denoiser(x, phi)
+        if callback is not None:
+            callback(i, phi, x, v)
+        x = torch.mul(x, a).add_(v, alpha=b)
         if c != 0:
             x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=c)
-        if callback is not None:
-            callback(i, psi, x)
     return x
 
 

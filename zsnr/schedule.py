@@ -34,7 +34,7 @@ class Schedule:
     sqrt_alpha_bar: Tensor
 
     def __post_init__(self) -> None:
-        a = torch.as_tensor(self.sqrt_alpha_bar, dtype=torch.float64)
+        a = torch.as_tensor(self.sqrt_alpha_bar).detach().to("cpu", torch.float64, copy=True)
         object.__setattr__(self, "sqrt_alpha_bar", a)
         if a.ndim != 1 or len(a) < 1:
             raise ValueError(f"a schedule is one value a step; got an array of shape {tuple(a.shape)}")
@@ -124,8 +124,11 @@ def from_alpha_bar(alpha_bar: Any) -> Schedule:
 def from_scheduler(scheduler: Any) -> Schedule:
     """Schedule of any diffusers scheduler that has a table of `alphas_cumprod`.
 
-    Where the scheduler's `config.rescale_betas_zero_snr` is set, its last entry is taken as the exact zero that
-    Algorithm 1 gives: several schedulers put 2**-24 there, because their own arithmetic cannot take a zero.
+    Some schedulers hold 2**-24 where Algorithm 1 gives 0, because their own arithmetic cannot take a zero: under
+    `config.rescale_betas_zero_snr` that is read as the 0 it stands for.
+
+    Raises:
+        ValueError: there is no table, or it is not rescaled although the config asks for it.
     """
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None:
@@ -133,6 +136,11 @@ def from_scheduler(scheduler: Any) -> Schedule:
         raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
     alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
     if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
+        if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
+            raise ValueError(
+                f"{type(scheduler).__name__} ignores rescale_betas_zero_snr: its table ends at alpha_bar = "
+                f"{alpha_bar[-1].item():.3g}. Use rescale_zero_terminal_snr(from_alpha_bar(scheduler.alphas_cumprod))"
+            )
         alpha_bar[-1] = 0.0
     return from_alpha_bar(alpha_bar)
 

@@ -40,8 +40,19 @@ class Study:
         return float(np.mean(self.values(cell, *keys)))
 
     def interval(self, cell: str, *keys: str) -> tuple[float, float]:
-        """Its 95 % interval over seeds; only of cells that more than one seed was drawn in."""
-        return metrics.interval(self.values(cell, *keys))
+        """Its 95 % interval: over seeds, or, for the spread and bias of a cell of one seed, over its pictures."""
+        values = self.values(cell, *keys)
+        if len(values) > 1:
+            return metrics.interval(values)
+        what, statistic = keys[0], keys[-1]
+        found = self.measures[cell][what]
+        if statistic == "std_ratio":
+            truth = found["std"] / found["std_ratio"]
+            return metrics.bootstrap(self.samples[f"{cell}/{what}"], lambda x: x.std(ddof=1) / truth)
+        if statistic == "bias":
+            truth = found["mean"] - found["bias"]
+            return metrics.bootstrap(self.samples[f"{cell}/{what}"], lambda x: x.mean() - truth)
+        raise ValueError(f"no interval of {'/'.join(keys)} from the one seed of {cell}")
 
     def difference(self, a: str, b: str, *keys: str) -> tuple[float, tuple[float, float]]:
         """Mean and 95 % interval of a - b, paired by seed."""
@@ -51,11 +62,11 @@ class Study:
 
     def text(self, cell: str, *keys: str) -> str:
         """Mean, and interval where there is one, to print."""
-        values = self.values(cell, *keys)
-        if len(values) < 2:
-            return f"{values[0]:.3f}"
-        low, high = metrics.interval(values)
-        return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+        mean = self.mean(cell, *keys)
+        if len(self.values(cell, *keys)) < 2 and keys[-1] not in ("std_ratio", "bias"):
+            return f"{mean:.3f}"
+        low, high = self.interval(cell, *keys)
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
     def pictures(self, cell: str) -> Tensor:
         """The pictures kept of a cell, (n, C, H, W), of seed 0."""

@@ -94,7 +94,9 @@ def objective(
     """
     alpha = schedule.sqrt_alpha_bar.to(x0)[t].view(-1, 1, 1, 1)
     sigma = (1 - schedule.alpha_bar).sqrt().to(x0)[t].view(-1, 1, 1, 1)
-    output = network(alpha * x0 + sigma * eps, t, class_labels=conditions)
+    # not by accelerate, which would fix one precision for the whole process
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        output = network(alpha * x0 + sigma * eps, t, class_labels=conditions)
     error = target(recipe.prediction, x0, eps, alpha, sigma) - output.float()
     return (loss_weight(recipe.loss or recipe.prediction, recipe.prediction, alpha, sigma) * error**2).mean()
 
@@ -113,10 +115,10 @@ def fit(
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     recipe.check(schedule)
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    accelerator = Accelerator()
     if recipe.batch % accelerator.num_processes:
         raise ValueError(f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes")
-    folder = _folder(scratch, network, schedule, recipe)
+    folder = _folder(scratch, network, draw, schedule, recipe)
     network = copy.deepcopy(network).to(accelerator.device).train()
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.0)
@@ -183,7 +185,7 @@ def environment() -> dict[str, Any]:
 
 
 def _example(draw: Draw, schedule: Schedule, recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pictures, noise, steps and conditions of one training step, all drawn from (seed, step)."""
+    """Pictures, noise, steps and conditions of one training step, all drawn from (seed, step); seeds torch, too."""
     g = generator(recipe.seed, step)
     x0, conditions = draw(recipe.batch, g)
     t = torch.randint(schedule.T, (recipe.batch,), generator=g)
@@ -199,13 +201,12 @@ def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
-def _folder(scratch: str | Path, network: nn.Module, schedule: Schedule, recipe: Recipe) -> Path:
-    """A checkpoint is found again by what it was made from: recipe, schedule, starting weights and this code."""
+def _folder(scratch: str | Path, network: nn.Module, draw: Draw, schedule: Schedule, recipe: Recipe) -> Path:
+    """A checkpoint is found again by what it was made from: recipe, schedule, weights, first pictures, this code."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode())
     digest.update(Path(__file__).read_bytes())
-    digest.update(schedule.sqrt_alpha_bar.numpy().tobytes())
-    for weight in network.state_dict().values():
-        digest.update(weight.detach().cpu().numpy().tobytes())
+    for tensor in (schedule.sqrt_alpha_bar, *network.state_dict().values(), *_example(draw, schedule, recipe, 0)):
+        digest.update(tensor.detach().cpu().numpy().tobytes())
     return Path(scratch) / digest.hexdigest()[:16]
 
 

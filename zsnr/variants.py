@@ -26,6 +26,13 @@ class Variant:
         return "trailing" if self.zero_snr else "leading"
 
 
+def find(name: str) -> Variant:
+    """The variant of that name."""
+    if name not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}; choose one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
 VARIANTS = {
     "base": Variant("eps"),
     "control": Variant("eps"),
