@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro test notebooks lint
+.PHONY: help env repro test notebooks docs lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -25,14 +25,18 @@ env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to c
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+docs: env  ## put the table and figures of the full profile on the repository's page
+	@cp results/claims.md docs/; rm -f docs/*.png
+	@for png in results/full/0*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+
 repro: env  ## restore what is cached, run the rest, print the claims table
-	@$(BIN)/python -m zsnr.repro
+	@$(BIN)/python -m pipeline.repro
 
 test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
 
 notebooks: env  ## execute every notebook pair again, with default parameters
-	@for nb in notebooks/[0-9]*.py; do echo "$$nb"; $(BIN)/python -m zsnr.nbrun "$$nb"; done
+	@for nb in notebooks/[0-9]*.py; do echo "$$nb"; $(BIN)/python -m pipeline.nbrun "$$nb"; done
 
 lint: env  ## put the code in order, then check style and types
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from zsnr.nbrun import set_environment
+from pipeline.nbrun import set_environment
 
 collect_ignore_glob = ["*.failed.ipynb"]
 
@@ -39,7 +39,7 @@ class Approximate(str):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make nbval compare sanitised text approximately, and run kernels as `zsnr.nbrun` does."""
+    """Make nbval compare sanitised text approximately, and run kernels as `pipeline.nbrun` does."""
     if not config.getoption("nbval", default=False):
         return
     set_environment()

@@ -8,7 +8,7 @@ import jupytext
 import nbformat
 import pytest
 
-from zsnr import nbrun
+from pipeline import nbrun
 
 PARAMS = """
 train: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [1, 2], nothing: null}

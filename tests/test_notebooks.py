@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from jupytext.compare import compare_notebooks
 
-from zsnr import nbrun
+from pipeline import nbrun
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
@@ -29,7 +29,7 @@ def calls(stage):
     """The options of each notebook run in a stage's commands."""
     commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
     words = [shlex.split(command) for command in commands]
-    return [nbrun.command_line().parse_args(w[3:]) for w in words if w[:3] == ["python", "-m", "zsnr.nbrun"]]
+    return [nbrun.command_line().parse_args(w[3:]) for w in words if w[:3] == ["python", "-m", "pipeline.nbrun"]]
 
 
 def test_there_are_notebooks_and_stages():

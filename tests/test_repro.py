@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from zsnr import nbrun, repro
+from pipeline import nbrun, repro
 
 CONFIG = """
 [core]
@@ -114,7 +114,7 @@ def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
 
 def test_the_error_is_what_the_user_sees(root):
     shutil.rmtree(root / "dvcstore")
-    code = f"import pathlib, zsnr.repro as r; r.ROOT = pathlib.Path({str(root)!r}); exit(r.main())"
+    code = f"import pathlib, pipeline.repro as r; r.ROOT = pathlib.Path({str(root)!r}); exit(r.main())"
     done = subprocess.run([sys.executable, "-c", code], cwd=nbrun.ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "DVC's remote `store` cannot be reached" in done.stderr

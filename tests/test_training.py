@@ -151,8 +151,16 @@ def test_the_number_of_pictures_is_rounded_up_to_whole_batches(tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_each_precision_trains_after_the_other(precision, tmp_path):
+    lower = []
+
+    class Watched(ConditionalUNet):
+        def forward(self, x, step, class_labels):
+            lower.append(torch.is_autocast_enabled(x.device.type))
+            return super().forward(x, step, class_labels)
+
     fit(Scalar(), draw, SD, Recipe("v", images=4, batch=4), tmp_path)
-    average, _ = fit(unet(), draw, SD, Recipe("v", images=8, batch=4, precision=precision), tmp_path)
+    average, _ = fit(Watched(widths=(16,)), draw, SD, Recipe("v", images=8, batch=4, precision=precision), tmp_path)
+    assert lower == [precision == "bf16"] * 2
     assert {w.dtype for w in average.parameters()} == {torch.float32}
 
 

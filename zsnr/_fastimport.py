@@ -2,8 +2,8 @@
 
 jsonschema tries to import `rfc3987_syntax` (checks of IRI formats), which builds a grammar for 1.6 s. The
 package is optional to it, so None in `sys.modules` ("cannot be imported") is a clean way to say no. This must
-happen before nbformat is imported: `zsnr.nbrun` imports this module first, and pytest loads it as an early
-plugin (`-p zsnr._fastimport`), as nbval is imported before any conftest.
+happen before nbformat is imported: pytest loads this module as an early plugin (`-p zsnr._fastimport`), as nbval
+is imported before any conftest.
 """
 
 import sys

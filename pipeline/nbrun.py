@@ -1,6 +1,6 @@
 """Run the .py half of a notebook pair: typed parameters, strict names, output that is the same byte for byte.
 
-    python -m zsnr.nbrun notebooks/NN.py [-o OUT.ipynb] [-P params.key[=name]]... [-p name=value]...
+    python -m pipeline.nbrun notebooks/NN.py [-o OUT.ipynb] [-P params.key[=name]]... [-p name=value]...
 
 `-P` reads a value from params.yaml, `-p` gives one directly. Each must be declared in the notebook's
 `parameters` cell (plain literals) and have the type of the default there: a misspelled name, or the string
@@ -11,7 +11,8 @@ runs in the repository's root. A failed run leaves OUT.failed.ipynb and does not
 
 import sys
 
-from zsnr import _fastimport  # noqa: F401  isort: skip  (before nbformat: see there)
+# before nbformat, as in zsnr/_fastimport.py; not imported from there, because that would import torch
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import argparse
 import ast
@@ -254,7 +255,7 @@ def explain(error: Exception) -> str:
 
 def command_line() -> argparse.ArgumentParser:
     """The options; the tests read the commands of dvc.yaml with them."""
-    cli = argparse.ArgumentParser(prog="python -m zsnr.nbrun", description=(__doc__ or "").splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m pipeline.nbrun", description=(__doc__ or "").splitlines()[0])
     cli.add_argument("source", type=Path, metavar="NOTEBOOK.py")
     cli.add_argument("-o", "--out", type=Path, metavar="OUT.ipynb", help="default: the paired .ipynb")
     cli.add_argument("-P", action="append", default=[], metavar="key[=name]", help="a value from params.yaml")

@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from zsnr.nbrun import ROOT, Refused, check_disk
+from pipeline.nbrun import ROOT, Refused, check_disk
 
 DVC = [sys.executable, "-m", "dvc"]
 LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")

@@ -1,0 +1,1 @@
+"""How the repository is run: one notebook with typed parameters (`nbrun`), and all of it (`repro`)."""
