@@ -144,13 +144,17 @@ def _folder(folder: Path, split: str) -> Images:
     for path in files:
         try:
             with Image.open(path) as file:
-                colour = file.mode not in ("1", "L", "LA", "I", "I;16")
-                pictures.append(ImageOps.fit(file.convert("RGB" if colour else "L"), (SIZE, SIZE)))
-        except (UnidentifiedImageError, OSError) as error:
+                if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+                    picture = Image.fromarray((np.asarray(file) // 257).astype(np.uint8))
+                else:
+                    picture = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
+            pictures.append(ImageOps.fit(picture, (SIZE, SIZE)))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow's for a broken chunk
             raise ValueError(f"{path} does not open as an image ({error}): mend or remove it") from error
     mode = "RGB" if any(p.mode == "RGB" for p in pictures) else "L"
     array = np.stack([np.atleast_3d(np.asarray(p.convert(mode))) for p in pictures])
-    keep = [i for i in range(len(files)) if (i % 7 == 6 or i == len(files) - 1 < 6) == (split == "test")]
+    held_out = set(range(6, len(files), 7)) or {len(files) - 1}
+    keep = [i for i in range(len(files)) if (i in held_out) == (split == "test")]
     image = torch.from_numpy(array).permute(0, 3, 1, 2)[keep].contiguous()
     label = torch.tensor([classes.index(_class(files[i], folder)) for i in keep])
     return Images(image, torch.ones(len(keep), 1, SIZE, SIZE, dtype=torch.bool), label, tuple(classes))
