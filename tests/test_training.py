@@ -363,6 +363,14 @@ def test_the_environment_does_not_name_a_build():
     assert "+" not in found["torch"]
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """safetensors orders several metadata entries by chance: half of such files would differ."""
+    net = network.ConditionalUNet(widths=(16, 16))
+    for i in range(12):
+        network.save(tmp_path / f"{i}.safetensors", net, seed=3, variant="zsnr")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_weights_and_card_come_back_in_half_precision(tmp_path):
     net, path = ConditionalUNet(3, 4, 2, (16, 32), 2), tmp_path / "new/folder/weights.safetensors"
     for weight in net.parameters():

@@ -23,6 +23,8 @@ from zsnr.prediction import cos_sin
 class UniformBackdrop:
     """Denoiser (x, phi) -> v of K foregrounds, each as likely, on backdrops of uniform level; float64 throughout.
 
+    Exact to 1e-5 up to sigma = 1e5 and at zero SNR itself; in between, the two tails' difference loses its digits.
+
     Args:
         foreground: (K, C, H, W), the pictures on a backdrop of level 0.
         mask: (K, 1, H, W) bool, the pixels that are not backdrop; some backdrop must show in each.

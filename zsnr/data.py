@@ -65,7 +65,7 @@ class Images:
         """n random pictures, with replacement, and their (n, 2) conditions.
 
         Args:
-            captioned: share of the pictures that carry the word for their level.
+            captioned: share of the pictures with a condition that also carry the word for their level.
             unconditional: share of the pictures with no condition at all.
         """
         index = torch.randint(len(self), (n,), generator=generator)
@@ -145,7 +145,7 @@ def _folder(folder: Path, split: str) -> Images:
         try:
             with Image.open(path) as file:
                 if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-                    picture = Image.fromarray((np.asarray(file) // 257).astype(np.uint8))
+                    picture = Image.fromarray((np.asarray(file) // 257).clip(0, 255).astype(np.uint8))
                 else:
                     picture = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
             pictures.append(ImageOps.fit(picture, (SIZE, SIZE)))

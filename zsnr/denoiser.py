@@ -143,7 +143,12 @@ class Empirical:
 
     def __init__(self, points: Tensor, weights: Tensor | None = None) -> None:
         self.points = torch.as_tensor(points, dtype=torch.float64)
-        self.log_weight = torch.zeros(len(self.points), dtype=torch.float64) if weights is None else weights.log()
+        weights = torch.ones(len(self.points)) if weights is None else torch.as_tensor(weights)
+        if weights.shape != self.points.shape[:1] or not (weights >= 0).all() or not weights.sum() > 0:
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)} for {len(points)} points: one each, none negative"
+            )
+        self.log_weight = weights.double().log()
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)

@@ -68,7 +68,8 @@ def save(path: str | Path, network: ConditionalUNet, **card: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
-    metadata = {"network": json.dumps(network.config), "card": json.dumps(card)}
+    # one entry: safetensors writes several in any order, and the same weights must give the same bytes
+    metadata = {"zsnr": json.dumps({"network": network.config, "card": card})}
     partial = path.with_name(path.name + ".tmp")
     save_file(weights, partial, metadata)
     partial.replace(path)
@@ -81,8 +82,9 @@ def load(path: str | Path) -> tuple[ConditionalUNet, dict[str, Any]]:
         raise FileNotFoundError(f"no weights at {path}: `dvc repro --pull` restores or trains them")
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    if "network" not in metadata:
+    if "zsnr" not in metadata:
         raise ValueError(f"{path} has no network description in its metadata: was it written by zsnr.network.save?")
-    network = ConditionalUNet(**json.loads(metadata["network"]))
+    description = json.loads(metadata["zsnr"])
+    network = ConditionalUNet(**description["network"])
     network.load_state_dict(load_file(path))
-    return network, json.loads(metadata["card"])
+    return network, description["card"]

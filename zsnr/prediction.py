@@ -104,5 +104,9 @@ def loss_weight(loss: str, prediction: str, alpha: Tensor, sigma: Tensor) -> Ten
     """
     check_prediction(loss)
     check_prediction(prediction)
+    if loss == prediction:
+        return torch.ones_like(sigma)
+    if "x0" not in (loss, prediction):  # without sigma, which may be 0
+        return alpha**2 if loss == "eps" else alpha**-2
     unit = {"x0": torch.ones_like(sigma), "v": sigma, "eps": sigma / alpha}  # |x0 error| of a unit error of each
-    return (unit[prediction] / unit[loss]) ** 2 if prediction != loss else unit["x0"]
+    return (unit[prediction] / unit[loss]) ** 2

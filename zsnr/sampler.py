@@ -146,14 +146,14 @@ def heun(
     angles = check_grid(grid)
     x = check_noise(noise)
     for i, (phi, psi) in enumerate(_steps(angles, progress)):
-        v = denoiser(x, phi)
+        v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
         if psi == 0:
             x = torch.mul(x, math.cos(phi)).sub_(v, alpha=math.sin(phi))
         else:
             h = psi - phi
-            v2 = denoiser(torch.add(x, v, alpha=h), psi)
+            v2 = denoiser(torch.add(x, v, alpha=h), psi).to(x)
             x = torch.add(x, v + v2, alpha=h / 2)
     return x
 
@@ -207,7 +207,7 @@ def _linear(
     x = check_noise(noise)
     for i, (phi, _) in enumerate(_steps(angles, progress)):
         a, b, c = table[i]
-        v = denoiser(x, phi)
+        v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
         x = torch.mul(x, a).add_(v, alpha=b)

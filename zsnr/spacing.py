@@ -68,6 +68,8 @@ def power(N: int, exponent: float = 1.5, phi_max: float = math.pi / 2) -> Tensor
 
     Smooth at both ends: steps shrink towards the data, and towards zero SNR. Derived for this project.
     """
+    if not 0 < exponent < math.inf:
+        raise ValueError(f"the exponent must be above 0 and finite; got {exponent}")
     u_max = 1.0 if _checked(N, phi_max) == math.pi / 2 else 1 / (1 + math.tan(phi_max) ** (-1 / exponent))
     u = u_max * torch.linspace(1, 0, N + 1, dtype=torch.float64)
     phi = torch.atan2(u**exponent, (1 - u) ** exponent)
@@ -86,8 +88,8 @@ def karras(
         raise ValueError(
             f"rho steps need 0 < sigma_min < sigma_max < inf; got {sigma_min}, {sigma_max}. From zero SNR, use `power`"
         )
-    if N < 1 or rho <= 0:
-        raise ValueError(f"rho steps need N >= 1 and rho > 0; got N = {N}, rho = {rho}")
+    if N < 1 or not rho > 0 or not sigma_data > 0:
+        raise ValueError(f"rho steps need N >= 1 and rho > 0, sigma_data > 0; got N = {N}, rho = {rho}, {sigma_data}")
     u = torch.linspace(0, 1, N, dtype=torch.float64)
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigma = (top + u * (bottom - top)) ** rho
