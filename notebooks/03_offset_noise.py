@@ -70,12 +70,12 @@ models = {
     "zsnr": f"zsnr/trailing-ddim-{short}",
 }
 titles = {
-    "base": "base: $\\epsilon$, flawed schedule",
-    "control": "control: the same, fine-tuned",
-    "offset": "offset noise 0.1",
-    "zsnr": "zero SNR, $v$, trailing",
+    "base": "base\n$\\epsilon$, flawed schedule",
+    "control": "control\nthe same, trained on",
+    "offset": "offset\nwith offset noise 0.1",
+    "zsnr": "zsnr\nzero SNR, $v$",
 }
-fig, axes = plt.subplots(1, 4, figsize=(7, 2.1))
+fig, axes = plt.subplots(1, 4, figsize=(7, 1.7))
 for ax, (variant, cell) in zip(axes, models.items(), strict=True):
     figures.pictures(ax, study.pictures(cell)[:24], 6, titles[variant])
 fig.subplots_adjust(wspace=0.04)
@@ -196,8 +196,12 @@ for shift, (variant, label) in enumerate((("control", "flawed, trained"), ("zsnr
     ideal = [exact(variant, c) for c in order]
     ax.plot(x, ideal, "D", color="white", mec=figures.COLOURS["data"], ms=4, label="exact denoiser" if shift else None)
 ax.axhline(1, color=figures.COLOURS["data"], lw=0.8)
-ax.set_xticks(range(len(order)), [c.replace("-", "\n", 1) for c in order])
-ax.set(ylabel="std of the backdrop level / data's", ylim=(0, max(1.25, ax.get_ylim()[1])))
+ax.set_xticks(range(len(order)), [c.replace("-", "\n", 1).replace("-", ", ") for c in order])
+ax.set(
+    xlabel="steps, sampler and evaluations",
+    ylabel="std of the backdrop level / data's",
+    ylim=(0, max(1.25, ax.get_ylim()[1])),
+)
 ax.legend(ncols=3, loc="upper left", fontsize=6.5)
 figures.save(fig, out, "table")
 
@@ -325,6 +329,11 @@ found += [
         direction=True,
     ),
 ]
+low, high = study.interval(offset, "level", "std_ratio")
+spread = "too grey" if high < 1 else "too bright or too dark" if low > 1 else "spread as the data"
+low, high = study.interval(offset, "level", "bias")
+shift = "too bright" if low > 0 else "too dark" if high < 0 else "unbiased"
+print(f"offset noise, started from plain noise: {spread}, and {shift} on average")
 print(f"offset less control, std ratio: {wider:.3f} [{wider_interval[0]:.3f}, {wider_interval[1]:.3f}]")
 print(f"offset start less plain start, std ratio: {start[0]:.3f} [{start[1][0]:.3f}, {start[1][1]:.3f}]")
 print(

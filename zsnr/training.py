@@ -198,7 +198,8 @@ def _example(draw: Draw, schedule: Schedule, recipe: Recipe, step: int) -> tuple
 
 @torch.no_grad()
 def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mean, parameter in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
 
 
 def _folder(scratch: str | Path, network: nn.Module, draw: Draw, schedule: Schedule, recipe: Recipe) -> Path:
