@@ -52,7 +52,7 @@ measures = {"real": judge(pictures["real"])}
 # %% [markdown]
 # ## The trained models
 #
-# Seed 0 of each; the other seeds are trained and measured by the `replicate` stage.
+# The fine-tunings of seed 3; those of other seeds are trained and measured by the `replicate` stage.
 
 # %%
 for variant in VARIANTS:

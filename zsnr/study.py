@@ -11,7 +11,7 @@ from zsnr import evaluation, metrics
 
 
 class Study:
-    """The evaluations of one profile: seed 0 from the evaluate stage, the others from the replicate stages.
+    """The evaluations of one profile: one seed from the evaluate stage, the others from the replicate stages.
 
     Args:
         folder: results/<profile>.
@@ -69,7 +69,7 @@ class Study:
         return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
     def pictures(self, cell: str) -> Tensor:
-        """The pictures kept of a cell, (n, C, H, W), of seed 0."""
+        """The pictures kept of a cell, (n, C, H, W), of the evaluate stage."""
         return self.samples[f"{cell}/pictures"].float()
 
 
