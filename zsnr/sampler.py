@@ -1,4 +1,4 @@
-r"""Samplers in the angle: functions of (denoiser, noise, grid), exact from zero SNR (pi/2) to the image (0).
+r"""Samplers: functions of (denoiser, noise, grid), exact from zero SNR (pi/2) to the image (0).
 
 The probability-flow ODE of every model of both papers is dx/dphi = v(x, phi). For a frozen (x0, eps) its solution is
 a rotation by h = phi' - phi (negative while denoising):
@@ -6,13 +6,16 @@ a rotation by h = phi' - phi (negative while denoising):
     x <- cos(h) x + sin(h) v                                                            DDIM, eta = 0
 
 The last step, to phi = 0, is that rotation in every sampler: x <- D, and no network is evaluated without noise.
+Euler and the second-order family integrate along any path x = n x_phi; the state is x_phi throughout, and a step is a
+combination of it and the evaluations whose coefficients are Python floats, computed before the first one.
 
-Source: Lin et al. 2023, Eqs. 20-22; Karras et al. 2022, Algorithm 1 on the path s = cos, sigma = tan; Song et al. 2020.
+Source: Lin et al. 2023, Eqs. 20-22; Karras et al. 2022, Algorithms 1 and 3; Song et al. 2020. More solvers:
+`zsnr.stochastic` (Algorithm 2), `zsnr.solvers` (RK45, DPM-Solver++).
 
 All samplers take
 
     denoiser    (x, phi) -> v, see `zsnr.denoiser`
-    noise       (B, ...) what to start from, at the angle grid[0]; also sets the state's dtype and device
+    noise       (B, ...) what to start from, x_phi at the angle grid[0]; also sets the state's dtype and device
     grid        (N + 1,) falling angles that end in 0, see `zsnr.spacing`
     generators  one torch.Generator for the batch, or a list of one a sample (then a sample does not depend on its
                 batch); needed by the stochastic samplers
@@ -34,6 +37,7 @@ import torch
 from torch import Generator, Tensor
 
 from zsnr.denoiser import Denoiser
+from zsnr.path import ANGLE, Path
 from zsnr.prediction import cos_sin
 
 Generators = Generator | Sequence[Generator] | None
@@ -118,14 +122,22 @@ def euler(
     noise: Tensor,
     grid: Tensor,
     *,
+    path: Path = ANGLE,
     generators: Generators = None,
     callback: Callback = None,
     progress: bool = False,
 ) -> Tensor:
-    """Euler's method on dx/dphi = v: x <- x + h v. One evaluation a step, first order."""
+    """Euler's method along a path: x <- x + h dx/dt, h = t' - t. One evaluation a step, first order.
+
+    On the ANGLE path, x_phi <- x_phi + (phi' - phi) v.
+    """
 
     def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
-        return (math.cos(phi), -math.sin(phi), 0.0) if psi == 0 else (1.0, psi - phi, 0.0)
+        if psi == 0:
+            return math.cos(phi), -math.sin(phi), 0.0
+        p, h = path.at(phi), path.time(psi) - path.time(phi)
+        n = path.at(psi).n
+        return (p.n + h * p.dn) / n, h * p.n * p.dphi / n, 0.0
 
     return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
 
@@ -135,27 +147,71 @@ def heun(
     noise: Tensor,
     grid: Tensor,
     *,
+    path: Path = ANGLE,
     generators: Generators = None,
     callback: Callback = None,
     progress: bool = False,
 ) -> Tensor:
-    """Heun's method on dx/dphi = v: two evaluations a step and one for the last, 2N - 1; second order.
+    """Heun's method along a path (EDM, Algorithm 1): 2N - 1 evaluations, second order.
 
-    x' = x + h v(x, phi);   x <- x + h/2 (v(x, phi) + v(x', phi'))
+    x' = x + h dx/dt;   x <- x + h/2 (dx/dt + dx'/dt')
     """
+    return rk2(denoiser, noise, grid, alpha=1.0, path=path, callback=callback, progress=progress)
+
+
+def rk2(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    alpha: float = 1.0,
+    path: Path = ANGLE,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """The second-order family (EDM, Algorithm 3): alpha = 1 is Heun, 1/2 the midpoint rule, 2/3 Ralston's.
+
+        x' = x + alpha h dx/dt;   x <- x + h ((1 - 1/(2 alpha)) dx/dt + 1/(2 alpha) dx'/dt'),   t' = t + alpha h
+
+    2N - 1 evaluations; a step whose t' would fall to 0 or below (alpha > 1) is Euler's, as in the paper.
+    """
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
     angles = check_grid(grid)
+    table = [_rk2(path, alpha, phi, psi) for phi, psi in pairwise(angles)]
     x = check_noise(noise)
-    for i, (phi, psi) in enumerate(_steps(angles, progress)):
+    for i, (phi, _) in enumerate(_steps(angles, progress)):
+        a, b, second = table[i]
         v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
-        if psi == 0:
-            x = torch.mul(x, math.cos(phi)).sub_(v, alpha=math.sin(phi))
+        predicted = torch.mul(x, a).add_(v, alpha=b)
+        if second is None:
+            x = predicted
         else:
-            h = psi - phi
-            v2 = denoiser(torch.add(x, v, alpha=h), psi).to(x)
-            x = torch.add(x, v + v2, alpha=h / 2)
+            middle, on_x, on_v, on_both = second
+            v2 = denoiser(predicted, middle).to(x)
+            x = torch.mul(x, on_x).add_(v2.add(v, alpha=on_v), alpha=on_both)
     return x
+
+
+def _rk2(
+    path: Path, alpha: float, phi: float, psi: float
+) -> tuple[float, float, tuple[float, float, float, float] | None]:
+    """x_phi' = a x_phi + b v, and (phi', A, B, C) with x_phi <- A x_phi + C (v' + B v); None for a first-order step."""
+    if psi == 0:
+        return math.cos(phi), -math.sin(phi), None
+    t, p, q = path.time(phi), path.at(phi), path.at(psi)
+    h = path.time(psi) - t
+    if t + alpha * h <= 0:
+        return (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n, None
+    m = q if alpha == 1 else path.at(path.angle(t + alpha * h))
+    a, b, w = (p.n + alpha * h * p.dn) / m.n, alpha * h * p.n * p.dphi / m.n, 1 / (2 * alpha)
+    on_x = p.n + h * ((1 - w) * p.dn + w * m.dn * a)
+    on_v = h * ((1 - w) * p.n * p.dphi + w * m.dn * b)
+    on_v2 = h * w * m.n * m.dphi
+    return a, b, (m.phi, on_x / q.n, on_v / on_v2, on_v2 / q.n)
 
 
 def check_grid(grid: Tensor) -> list[float]:
@@ -188,6 +244,14 @@ def check_noise(noise: Tensor) -> Tensor:
     return noise
 
 
+def check_generators(generators: Generators, batch: int) -> None:
+    """Refuse a stochastic sampler without generators, or with a list of the wrong length."""
+    if generators is None:
+        raise ValueError("a stochastic sampler needs `generators`: one torch.Generator, or a list of one a sample")
+    if not isinstance(generators, Generator) and len(generators) != batch:
+        raise ValueError(f"{len(generators)} generators for a batch of {batch}: give one a sample")
+
+
 def _linear(
     coefficients: Callable[[float, float], tuple[float, float, float]],
     denoiser: Denoiser,
@@ -200,10 +264,8 @@ def _linear(
     """x <- a x + b v + c z along the grid, its coefficients computed beforehand as Python floats."""
     angles = check_grid(grid)
     table = [coefficients(phi, psi) for phi, psi in pairwise(angles)]
-    if generators is None and any(c != 0 for _, _, c in table):
-        raise ValueError("a stochastic sampler needs `generators`: one torch.Generator, or a list of one a sample")
-    if generators is not None and not isinstance(generators, Generator) and len(generators) != len(noise):
-        raise ValueError(f"{len(generators)} generators for a batch of {len(noise)}: give one a sample")
+    if any(c != 0 for _, _, c in table):
+        check_generators(generators, len(noise))
     x = check_noise(noise)
     for i, (phi, _) in enumerate(_steps(angles, progress)):
         a, b, c = table[i]
@@ -225,4 +287,4 @@ def _steps(angles: list[float], progress: bool) -> Iterable[tuple[float, float]]
     return tqdm(steps, unit="step", file=sys.stderr)
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun, "rk2": rk2}

@@ -1,0 +1,138 @@
+r"""Stochastic samplers: EDM's Algorithm 2, and Euler-Maruyama as its baseline; exact from zero SNR.
+
+Both follow EDM's SDE (Eq. 6), which replaces noise at a rate beta without changing the distribution:
+
+    dx = ODE dt - beta sigma^2 score |dt| + sqrt(2 beta |dt|) sigma eps
+
+At zero SNR the state is noise alone: replacing it by fresh noise changes nothing in law, so it is left out there.
+
+Source: Karras et al. 2022, Sec. 4, Algorithm 2, App. E. Arguments and result are those of `zsnr.sampler`; sigma is
+tan(phi), so for data that was divided by sigma_data give S_tmin and S_tmax divided by it, too.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from zsnr.denoiser import Denoiser
+from zsnr.path import ANGLE, Path
+from zsnr.prediction import cos_sin
+from zsnr.sampler import Callback, Generators, _linear, _rk2, _steps, check_generators, check_grid, check_noise, randn
+
+GAMMA_MAX = math.sqrt(2) - 1
+"""Then the noise that is added has the variance of the noise that is there."""
+
+
+def gamma(phi: float, N: int, S_churn: float, S_tmin: float = 0.0, S_tmax: float = math.inf) -> float:
+    """By which share a step of N raises sigma = tan(phi): min(S_churn / N, sqrt 2 - 1) within [S_tmin, S_tmax], or 0.
+
+    0 also at zero SNR, where raising is an identity in law.
+    """
+    if phi == math.pi / 2 or not S_tmin <= math.tan(phi) <= S_tmax:
+        return 0.0
+    return min(S_churn / N, GAMMA_MAX)
+
+
+def raised(phi: float, gamma: float) -> float:
+    """The angle of (1 + gamma) tan(phi)."""
+    c, s = cos_sin(phi)
+    return math.atan2((1 + gamma) * s, c) if gamma else phi
+
+
+def churn(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    S_churn: float,
+    S_tmin: float = 0.0,
+    S_tmax: float = math.inf,
+    S_noise: float = 1.0,
+    order: int = 2,
+    path: Path = ANGLE,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """EDM's Algorithm 2: each step first raises the noise level, then takes a Heun step from there.
+
+        sigma^ = (1 + gamma) sigma,   x^ = x + sqrt(sigma^^2 - sigma^2) S_noise eps,   gamma as in `gamma`
+
+    The network sees the raised state at the raised level. 2N - 1 evaluations.
+
+    Args:
+        S_churn: amount of noise replaced over the whole grid; 0 is Heun's method.
+        S_tmin, S_tmax: the range of sigma where noise is replaced.
+        S_noise: factor on the new noise's std.
+        order: 2 for Heun steps, 1 for Euler steps.
+    """
+    if not 0 <= S_churn < math.inf or not 0 <= S_noise < math.inf or not 0 <= S_tmin <= S_tmax:
+        raise ValueError(
+            f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn and S_noise "
+            "at least 0, and S_tmin <= S_tmax, in units of sigma"
+        )
+    if order not in (1, 2):
+        raise ValueError(f"order = {order}: 2 for Heun steps, 1 for Euler steps")
+    angles = check_grid(grid)
+    table = []
+    for phi, psi in pairwise(angles):
+        g = gamma(phi, len(angles) - 1, S_churn, S_tmin, S_tmax)
+        top = raised(phi, g)
+        scale = math.cos(top) / math.cos(phi) if g else 1.0
+        fresh = S_noise * math.cos(top) * math.tan(phi) * math.sqrt(g * (2 + g)) if g else 0.0
+        table.append((top, scale, fresh, *_rk2(path, 1.0, top, psi)))
+    if any(fresh for _, _, fresh, *_ in table):
+        check_generators(generators, len(noise))
+    x = check_noise(noise)
+    for i, _ in enumerate(_steps(angles, progress)):
+        phi, scale, fresh, a, b, second = table[i]
+        if fresh:
+            x = torch.mul(x, scale).add_(randn(x.shape, generators, x.dtype, x.device), alpha=fresh)
+        v = denoiser(x, phi).to(x)
+        if callback is not None:
+            callback(i, phi, x, v)
+        predicted = torch.mul(x, a).add_(v, alpha=b)
+        if second is None or order == 1:
+            x = predicted
+        else:
+            psi, on_x, on_v, on_both = second
+            v2 = denoiser(predicted, psi).to(x)
+            x = torch.mul(x, on_x).add_(v2.add(v, alpha=on_v), alpha=on_both)
+    return x
+
+
+def euler_maruyama(
+    denoiser: Denoiser,
+    noise: Tensor,
+    grid: Tensor,
+    *,
+    rate: float = 1.0,
+    S_tmin: float = 0.0,
+    S_tmax: float = math.inf,
+    path: Path = ANGLE,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """Euler-Maruyama on Eq. 6 with beta = rate sigma' / sigma; rate = 1 is the reverse SDE of Song et al.
+
+    The network is evaluated before the noise is added, at the step's own level: what Algorithm 2 does better.
+    """
+    if not 0 <= rate < math.inf or not 0 <= S_tmin <= S_tmax:
+        raise ValueError(f"rate = {rate}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give rate >= 0 and S_tmin <= S_tmax")
+
+    def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
+        c, s = cos_sin(phi)
+        if psi == 0:
+            return c, -s, 0.0
+        p, n = path.at(phi), path.at(psi).n
+        h = path.time(psi) - path.time(phi)
+        beta = rate * p.dphi / (s * c) * -h if c > 0 and S_tmin <= s / c <= S_tmax else 0.0
+        on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
+        return on_x / n, on_v / n, p.n * math.sqrt(2 * beta) * s / n
+
+    return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
