@@ -29,9 +29,7 @@ out_dir = ""
 
 # %%
 import json
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -40,9 +38,7 @@ from zsnr import ROOT, data, network, training
 from zsnr.schedule import stable_diffusion
 
 training.threads(threads)
-temporary = tempfile.mkdtemp()
-out = ROOT / out_dir if out_dir else Path(temporary)
-scratch = ROOT / "scratch" / out_dir if out_dir else Path(temporary)
+out, scratch = training.folders(out_dir)
 recipe = training.Recipe(
     prediction="eps",
     images=images,

@@ -39,9 +39,7 @@ out_dir = ""
 
 # %%
 import json
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -49,9 +47,7 @@ from zsnr import ROOT, data, network, training
 from zsnr.variants import find
 
 training.threads(threads)
-temporary = tempfile.mkdtemp()
-out = ROOT / out_dir if out_dir else Path(temporary)
-scratch = ROOT / "scratch" / out_dir if out_dir else Path(temporary)
+out, scratch = training.folders(out_dir)
 kind = find(variant)
 recipe = training.Recipe(
     prediction=kind.prediction,

@@ -33,17 +33,13 @@ threads = 1
 out_dir = ""
 
 # %%
-import tempfile
 from functools import partial
-from pathlib import Path
 
 from zsnr import ROOT, data, evaluation, metrics, network, training
 from zsnr.variants import VARIANTS
 
 training.threads(threads)
-temporary = tempfile.mkdtemp()
-out = ROOT / out_dir if out_dir else Path(temporary)
-scratch = ROOT / "scratch" / out_dir if out_dir else Path(temporary)
+out, scratch = training.folders(out_dir)
 folder = ROOT / results
 train = data.load(ROOT / source)
 draw = partial(train.draw, captioned=captioned, unconditional=unconditional)

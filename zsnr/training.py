@@ -1,36 +1,28 @@
-r"""Training and fine-tuning: the objective, and a loop that a kill at any moment does not change.
+r"""Training and fine-tuning on a schedule's steps: the recipe and its objective.
 
     L = E_t E_eps  lambda_t |target - F(x_t, t)|^2,    target = v, eps or x0    (Lin et al. 2023, Eq. 12, lambda = 1)
 
 Offset noise (Sec. 5.1) adds strength * delta to eps, one delta ~ N(0, 1) a picture and channel.
 
-Each step draws everything from a generator seeded by (seed, step), so that a checkpoint is weights, averages, optimizer
-moments and a step count; the step after a restart is the step that would have come. On accelerate: a launcher spreads
-the same global batch over devices and machines.
+The loop, which a kill at any moment does not change, is `zsnr.loop`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import sys
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
+from zsnr import ROOT, loop
 from zsnr.prediction import check_prediction, loss_weight, target
 from zsnr.schedule import Schedule
 
@@ -103,7 +95,7 @@ def objective(
 
 def fit(
     network: nn.Module, draw: Draw, schedule: Schedule, recipe: Recipe, scratch: str | Path
-) -> tuple[nn.Module, list[tuple[int, float]]]:
+) -> tuple[nn.Module, loop.History]:
     """Train a copy of `network`, or go on with the checkpoint that an interrupted call left in `scratch`.
 
     Args:
@@ -115,54 +107,25 @@ def fit(
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     recipe.check(schedule)
-    accelerator = Accelerator()
-    if recipe.batch % accelerator.num_processes:
-        raise ValueError(f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes")
-    folder = _folder(scratch, network, draw, schedule, recipe)
-    network = copy.deepcopy(network).to(accelerator.device).train()
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.0)
-    step, history = _restore(folder, network, average, optimizer)
-    network, optimizer = accelerator.prepare(network, optimizer)
-
     steps = -(-recipe.images // recipe.batch)
-    share = recipe.batch // accelerator.num_processes
-    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     decay = 0.5 ** (recipe.batch / recipe.ema_halflife)
-    every, total, saved = max(1, steps // 50), 0.0, time.monotonic()
-    bar = tqdm(
-        total=steps, initial=step, unit="step", disable=not (accelerator.is_main_process and sys.stderr.isatty())
-    )
-    while step < steps:
-        example = _example(draw, schedule, recipe, step)
-        x0, eps, t, conditions = (z[mine].to(accelerator.device) for z in example)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * min(1.0, (step + 1) * recipe.batch / max(recipe.warmup, 1)) * (1 - step / steps)
-        loss = objective(network, x0, eps, t, conditions, schedule, recipe)
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        step += 1
-        # a window that grows with the training, as in EDM's code, so that the average soon forgets its start
-        _average(average, accelerator.unwrap_model(network), min(decay, step / (step + 10)))
 
-        total += accelerator.reduce(loss.detach(), "mean").item()
-        if not np.isfinite(total):
-            raise FloatingPointError(
-                f"the loss is {total} after {step * recipe.batch} pictures: lower lr = {recipe.lr}, or train in float32"
-            )
-        if step % every == 0 or step == steps:
-            since = step - (history[-1][0] // recipe.batch if history else 0)
-            history.append((step * recipe.batch, total / since))
-            total = 0.0
-            if accelerator.is_main_process and bar.disable and len(history) % 5 == 0:
-                print(f"{history[-1][0]:8d} of {steps * recipe.batch} pictures, loss {history[-1][1]:.4f}", flush=True)
-            if accelerator.is_main_process and (time.monotonic() - saved > 20 or step == steps):
-                _save(folder, step, history, accelerator.unwrap_model(network), average, optimizer)
-                saved = time.monotonic()
-        bar.update()
-    bar.close()
-    return average.cpu(), history
+    def loss(network: nn.Module, x0: Tensor, eps: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        return objective(network, x0, eps, t, conditions, schedule, recipe)
+
+    alphas = hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest()
+    return loop.train(
+        network,
+        lambda step: _example(draw, schedule, recipe, step),
+        loss,
+        scratch,
+        json.dumps([dataclasses.asdict(recipe), alphas, Path(__file__).read_text()], sort_keys=True),
+        images=recipe.images,
+        batch=recipe.batch,
+        lr=lambda step: recipe.lr * min(1.0, (step + 1) * recipe.batch / max(recipe.warmup, 1)) * (1 - step / steps),
+        # a window that grows with the training, so that the average soon forgets its start
+        ema=lambda step: min(decay, step / (step + 10)),
+    )
 
 
 def threads(n: int) -> None:
@@ -171,6 +134,15 @@ def threads(n: int) -> None:
         raise ValueError(f"threads = {n}: give a number of threads, or 0 for torch's own choice")
     if n:
         torch.set_num_threads(n)
+
+
+def folders(out_dir: str) -> tuple[Path, Path]:
+    """Where a notebook's results go, and its checkpoints: below the checkout, or both in a new temporary folder."""
+    if not out_dir:
+        temporary = Path(tempfile.mkdtemp())
+        return temporary / "out", temporary / "scratch"
+    path = Path(out_dir)
+    return ROOT / path, ROOT.joinpath("scratch", *path.parts[path.is_absolute() :])
 
 
 def clean(scratch: str | Path) -> None:
@@ -194,56 +166,3 @@ def _example(draw: Draw, schedule: Schedule, recipe: Recipe, step: int) -> tuple
         eps += recipe.offset_noise * torch.randn(*x0.shape[:2], 1, 1, generator=g)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=g)))  # dropout, where a network has it
     return x0, eps, t, conditions
-
-
-@torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for mean, parameter in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
-
-
-def _folder(scratch: str | Path, network: nn.Module, draw: Draw, schedule: Schedule, recipe: Recipe) -> Path:
-    """A checkpoint is found again by what it was made from: recipe, schedule, weights, first pictures, this code."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode())
-    digest.update(Path(__file__).read_bytes())
-    for tensor in (schedule.sqrt_alpha_bar, *network.state_dict().values(), *_example(draw, schedule, recipe, 0)):
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return Path(scratch) / digest.hexdigest()[:16]
-
-
-def _save(
-    folder: Path, step: int, history: list, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"checkpoint.{os.getpid()}.tmp"
-    metadata = {"step": str(step), "history": json.dumps(history)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-    partial.replace(folder / "checkpoint.safetensors")
-
-
-def _restore(
-    folder: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[tuple[int, float]]]:
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return 0, []
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    network.load_state_dict(_part(tensors, "network."))
-    average.load_state_dict(_part(tensors, "average."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _part(tensors, "optimizer.").items():
-        i, _, name = key.partition(".")
-        state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    print(f"going on from {path.parent.name}, step {metadata['step']}", file=sys.stderr)
-    return int(metadata["step"]), [tuple(entry) for entry in json.loads(metadata["history"])]
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
