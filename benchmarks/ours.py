@@ -1,30 +1,32 @@
-"""zsnr's samplers, and the lean loop: the least that any sampler has to compute."""
+"""zsnr's samplers, and the lean loop: the least that a sampler has to compute."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 import zsnr
-from benchmarks.method import Method, Run, heun, one
-from benchmarks.problem import SCHEDULE, prior, velocity
+from benchmarks.method import SCHEDULE, Method, Run, prior, velocity
 from zsnr.path import FLOW
 from zsnr.sampler import rk2
 from zsnr.solvers import dpmpp_2m
 from zsnr.stochastic import churn, euler_maruyama
 
-DEFAULT, TRAILING = "Heun", "Heun, trailing"
 
+def lean(N: int, noise: Tensor | None, output: Tensor | None, draw: bool = False) -> Run:
+    """x = a[i] * x + b[i] * v with Python floats: two products and a sum. With draw, + c[i] * fresh noise."""
+    a, b, c = [0.9] * N, [0.1] * N, [0.1] * N
 
-def lean(noise: Tensor, output: Tensor, N: int, draw: bool = False) -> Run:
-    """x = a[i] * x + b[i] * v with Python floats, two products and a sum; with draw, + c[i] * fresh noise."""
-    network, (a, b, c) = stand_in(output), ([0.9] * N, [0.1] * N, [0.1] * N)
+    def network(x: Tensor | None, phi: float) -> Any:
+        return output
 
     def run() -> Tensor:
-        x = noise
+        x: Any = noise
         for i in range(N):
             v = network(x, a[i])
             x = a[i] * x + b[i] * v
@@ -35,44 +37,52 @@ def lean(noise: Tensor, output: Tensor, N: int, draw: bool = False) -> Run:
     return run
 
 
-def stand_in(output: Tensor) -> Callable[[Tensor, float], Tensor]:
-    """A network that costs nothing."""
-    return lambda x, phi: output
+def all_grids(N: int) -> Iterator[tuple[str, Tensor]]:
+    """Every grid of ours, as the peers have theirs searched; a large rho is exponential."""
+    yield "trailing", zsnr.grid(SCHEDULE, N)
+    yield from ((f"power {e:g}", zsnr.power(N, e)) for e in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0))
+    for low, high, rho in product((0.002, 0.01, 0.03), (80.0, 500.0, 4096.0), (2.0, 3.0, 5.0, 7.0, 10.0, 1000.0)):
+        yield f"rho {rho:g}, {low:g} to {high:g}", zsnr.karras(N, low, high, rho)
 
 
-def _timed(sampler: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, int], Run]:
-    # checks and coefficients are part of the call, so they are timed
-    return lambda noise, output, N: partial(sampler, stand_in(output), noise, zsnr.power(N))
+def ours(name: str, sampler: Callable[..., Tensor], **options: Any) -> Method:
+    """On the default grid, unless the name says otherwise. Checks and coefficients are timed: they are in the call."""
 
+    def grids(N: int) -> Iterator[tuple[str, Tensor]]:
+        if name.endswith("best grid"):
+            yield from all_grids(N)
+        else:
+            yield ("trailing", zsnr.grid(SCHEDULE, N)) if name.endswith("trailing") else ("power", zsnr.power(N))
 
-def _scored(sampler: Callable[..., Tensor], trailing: bool) -> Callable[[int], Iterator[tuple[str, Run]]]:
-    def scored(N: int) -> Iterator[tuple[str, Run]]:
-        grid = zsnr.grid(SCHEDULE, N) if trailing else zsnr.power(N)
-        yield "trailing" if trailing else "power", partial(sampler, velocity, prior(), grid)
+    def prepare(grid: Tensor, noise: Tensor | None, output: Tensor | None) -> Run:
+        network = velocity if output is None else lambda x, phi: output
+        return partial(sampler, network, prior() if noise is None else noise, grid)
 
-    return scored
+    return Method("zsnr", name, grids, prepare, timed=not name.endswith(("trailing", "best grid")), **options)
 
 
 def methods() -> list[Method]:
-    """The yardstick, and ours; `DEFAULT` is the one that peers are compared with."""
+    """The yardstick and ours; peers are compared with "Heun"."""
     generator = Generator().manual_seed(0)
-    exact = {
-        "DDIM": (zsnr.ddim, one),
-        "Euler": (zsnr.euler, one),
-        "DPM-Solver++ 2M": (dpmpp_2m, one),
-        DEFAULT: (zsnr.heun, heun),
-        "Heun, flow path": (partial(zsnr.heun, path=FLOW), heun),
-        "RK2, midpoint": (partial(rk2, alpha=0.5), heun),
-    }
-    stochastic = {
-        "Heun, churn": (partial(churn, S_churn=20.0, generators=generator), heun),
-        "Euler-Maruyama": (partial(euler_maruyama, generators=generator), one),
-    }
-    trailing = {"DDIM, trailing": (zsnr.ddim, one), TRAILING: (zsnr.heun, heun)}
+    second: dict[str, Any] = {"per_step": 2, "saved": 1}
+    plain: dict[str, Any] = {"draws": True, "scored": False}
+    loops = [("lean loop", False), ("lean loop with noise", True)]
     return [
-        Method("yardstick", "lean loop", one, lean),
-        Method("yardstick", "lean loop + noise", one, partial(lean, draw=True), draws=True),
-        *(Method("zsnr", k, cost, _timed(f), _scored(f, False)) for k, (f, cost) in exact.items()),
-        *(Method("zsnr", k, cost, _timed(f), draws=True) for k, (f, cost) in stochastic.items()),
-        *(Method("zsnr", k, cost, None, _scored(f, True)) for k, (f, cost) in trailing.items()),
+        *(
+            Method("yardstick", k, lambda N: iter([("", N)]), partial(lean, draw=d), draws=d, scored=False)
+            for k, d in loops
+        ),
+        ours("DDIM", zsnr.ddim),
+        ours("Euler", zsnr.euler),
+        ours("DPM-Solver++ 2M", dpmpp_2m),
+        ours("Heun", zsnr.heun, **second),
+        ours("Heun, flow path", partial(zsnr.heun, path=FLOW), **second),
+        ours("RK2, midpoint", partial(rk2, alpha=0.5), **second),
+        ours("DDIM, trailing", zsnr.ddim),
+        ours("Heun, trailing", zsnr.heun, **second),
+        ours("DPM-Solver++ 2M, best grid", dpmpp_2m),
+        ours("Heun, best grid", zsnr.heun, **second),
+        ours("RK2, midpoint, best grid", partial(rk2, alpha=0.5), **second),
+        ours("Heun, churn", partial(churn, S_churn=20.0, generators=generator), **second, **plain),
+        ours("Euler-Maruyama", partial(euler_maruyama, generators=generator), **plain),
     ]

@@ -130,7 +130,7 @@ def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
 @every_path
 def test_the_velocity_is_edms_equation_4(path, table):
     r"""dx/dt = s'/s x - s^2 sigma' sigma score,   score = (D(x / s; sigma) - x / s) / (s sigma^2)."""
-    sigma_of, s_of, dsigma, ds = table[:4]
+    _, s_of, dsigma, ds = table[:4]
     for sigma in np.geomspace(0.002, 80, 9).tolist():
         p = path.at(math.atan(sigma))
         t = path.time(p.phi)
@@ -256,7 +256,7 @@ def test_betas_for_which_noise_does_not_rise_are_refused(beta_d, beta_min):
 
 @pytest.mark.parametrize(("f", "g"), [(math.nan, 1.0), (0.0, math.nan)])
 def test_an_sde_that_cannot_be_integrated_is_refused(f, g):
-    with pytest.raises(ValueError, match="f and g cannot be integrated to t_max = 2.0"):
+    with pytest.raises(ValueError, match=r"f and g cannot be integrated to t_max = 2\.0"):
         from_sde(lambda t: f, lambda t: g, t_max=2.0)
 
 

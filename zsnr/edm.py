@@ -43,6 +43,7 @@ class Column:
         p_train: (n, generator) -> (n,) training sigmas, float64.
         weight: sigma -> lambda.
         steps: N -> (N + 1,) falling angles atan(sigma_i) with a 0 at the end.
+        sigma_max: the largest level that its networks are trained for; edm's is 80, raised by the strongest churn.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Column:
     p_train: Callable[[int, Generator], Tensor]
     weight: Callable[[Tensor], Tensor]
     steps: Callable[[int], Tensor]
+    sigma_max: float
 
 
 def vp(M: int = 1000, eps_s: float = 1e-3, eps_t: float = 1e-5, beta_d: float = 19.9, beta_min: float = 0.1) -> Column:
@@ -68,6 +70,7 @@ def vp(M: int = 1000, eps_s: float = 1e-3, eps_t: float = 1e-5, beta_d: float = 
         lambda n, g: sigma(eps_t + (1 - eps_t) * torch.rand(n, generator=g, dtype=torch.float64)),
         lambda s: s**-2,
         lambda N: _falling(sigma(1 + _index(N) * (eps_s - 1))),
+        sigma(torch.ones((), dtype=torch.float64)).item(),
     )
 
 
@@ -80,6 +83,7 @@ def ve(sigma_min: float = 0.02, sigma_max: float = 100.0) -> Column:
         lambda n, g: (low + (high - low) * torch.rand(n, generator=g, dtype=torch.float64)).exp(),
         lambda s: s**-2,
         lambda N: _falling((high + _index(N) * (low - high)).exp()),
+        sigma_max,
     )
 
 
@@ -117,6 +121,7 @@ def iddpm(M: int = 1000, j_0: int = 8, sigma_min: float = 0.0, sigma_max: float 
         lambda n, g: u[torch.randint(M, (n,), generator=g)],
         lambda s: s**-2,
         steps,
+        u[0].item(),
     )
 
 
@@ -136,6 +141,7 @@ def edm(
         lambda n, g: (P_mean + P_std * torch.randn(n, generator=g, dtype=torch.float64)).exp(),
         lambda s: (s**2 + d**2) / (s * d) ** 2,
         lambda N: spacing.karras(N, sigma_min, sigma_max, rho),
+        sigma_max * math.sqrt(2),
     )
 
 
@@ -178,16 +184,15 @@ class EDMDenoiser:
     """A preconditioned network as a denoiser over the angle, (x_phi, phi) -> v, with sigma = tan(phi).
 
     Args:
-        network: (x, sigma, **conditions) -> D.
-        sigma_max: the largest level it was trained for; its default is EDM's 80, raised by the strongest churn.
+        network: as `Preconditioned`; its column says up to which sigma_max.
         conditions: passed on to every call.
 
     Raises:
         ValueError: at the call, above sigma_max: there the network is an extrapolation.
     """
 
-    def __init__(self, network: nn.Module, sigma_max: float = 80 * math.sqrt(2), **conditions: Any) -> None:
-        self.network, self.sigma_max, self.conditions = network, sigma_max, conditions
+    def __init__(self, network: Preconditioned, **conditions: Any) -> None:
+        self.network, self.sigma_max, self.conditions = network, network.column.sigma_max, conditions
         parameter = next(network.parameters(), torch.zeros(()))
         self.dtype, self.device = parameter.dtype, parameter.device
 
