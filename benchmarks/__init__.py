@@ -1,6 +1,6 @@
 """zsnr beside its peers, in one run on one machine: what a solver costs without its network, and error by evaluations.
 
-    python -m benchmarks      # two minutes; exit status 1 if zsnr misses its budget or a target of accuracy
+    python -m benchmarks      # one minute; exit status 1 if zsnr misses its budget or a target of accuracy
 
 diffusers comes with the environment. k-diffusion and azula are optional, and skipped with a line where missing:
 

@@ -35,8 +35,9 @@ from zsnr.prediction import cos_sin
 
 
 class Point(NamedTuple):
-    """A path at one time: the angle, the scale n, and their derivatives by t."""
+    """A path at one time t: the angle, the scale n, and their derivatives by t."""
 
+    t: float
     phi: float
     n: float
     dphi: float
@@ -74,8 +75,8 @@ class Path:
                 + (f" (it ends at sigma = {self.sigma_max:.6g})" if self.sigma_max < math.inf else "")
                 + ": integrate along ANGLE or FLOW, where zero SNR is an ordinary point, or start lower"
             )
-        n, dphi, dn = self.scale(self.time(phi), phi)
-        return Point(phi, n, dphi, dn)
+        t = self.time(phi)
+        return Point(t, phi, *self.scale(t, phi))
 
 
 def _edm(t: float, phi: float) -> tuple[float, float, float]:

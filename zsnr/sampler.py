@@ -37,7 +37,7 @@ import torch
 from torch import Generator, Tensor
 
 from zsnr.denoiser import Denoiser
-from zsnr.path import ANGLE, Path
+from zsnr.path import ANGLE, Path, Point
 from zsnr.prediction import cos_sin
 
 Generators = Generator | Sequence[Generator] | None
@@ -135,9 +135,9 @@ def euler(
     def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
         if psi == 0:
             return math.cos(phi), -math.sin(phi), 0.0
-        p, h = path.at(phi), path.time(psi) - path.time(phi)
-        n = path.at(psi).n
-        return (p.n + h * p.dn) / n, h * p.n * p.dphi / n, 0.0
+        p, q = path.at(phi), path.at(psi)
+        h = q.t - p.t
+        return (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n, 0.0
 
     return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
 
@@ -179,39 +179,49 @@ def rk2(
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
     angles = check_grid(grid)
-    table = [_rk2(path, alpha, phi, psi) for phi, psi in pairwise(angles)]
+    table = rk2_table(path, alpha, angles)
     x = check_noise(noise)
     for i, (phi, _) in enumerate(_steps(angles, progress)):
         a, b, second = table[i]
         v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
-        predicted = torch.mul(x, a).add_(v, alpha=b)
+        predicted = axpby(x, a, v, b)
         if second is None:
             x = predicted
         else:
             middle, on_x, on_v, on_both = second
             v2 = denoiser(predicted, middle).to(x)
-            x = torch.mul(x, on_x).add_(v2.add(v, alpha=on_v), alpha=on_both)
+            x = axpby(x, on_x, v2.add(v, alpha=on_v), on_both)
     return x
 
 
-def _rk2(
-    path: Path, alpha: float, phi: float, psi: float
-) -> tuple[float, float, tuple[float, float, float, float] | None]:
+Second = tuple[float, float, float, float] | None
+
+
+def rk2_table(path: Path, alpha: float, angles: Sequence[float]) -> list[tuple[float, float, Second]]:
+    """The coefficients of each step of a falling list of angles; see `rk2_step`."""
+    points = [path.at(phi) for phi in angles if phi > 0]
+    steps = [rk2_step(path, alpha, p, q) for p, q in pairwise(points)]
+    return [*steps, (math.cos(angles[-2]), -math.sin(angles[-2]), None)]
+
+
+def rk2_step(path: Path, alpha: float, p: Point, q: Point) -> tuple[float, float, Second]:
     """x_phi' = a x_phi + b v, and (phi', A, B, C) with x_phi <- A x_phi + C (v' + B v); None for a first-order step."""
-    if psi == 0:
-        return math.cos(phi), -math.sin(phi), None
-    t, p, q = path.time(phi), path.at(phi), path.at(psi)
-    h = path.time(psi) - t
-    if t + alpha * h <= 0:
+    h = q.t - p.t
+    if p.t + alpha * h <= 0:
         return (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n, None
-    m = q if alpha == 1 else path.at(path.angle(t + alpha * h))
+    m = q if alpha == 1 else path.at(path.angle(p.t + alpha * h))
     a, b, w = (p.n + alpha * h * p.dn) / m.n, alpha * h * p.n * p.dphi / m.n, 1 / (2 * alpha)
     on_x = p.n + h * ((1 - w) * p.dn + w * m.dn * a)
     on_v = h * ((1 - w) * p.n * p.dphi + w * m.dn * b)
     on_v2 = h * w * m.n * m.dphi
     return a, b, (m.phi, on_x / q.n, on_v / on_v2, on_v2 / q.n)
+
+
+def axpby(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a x + b y, in one operation where a = 1, as on the ANGLE path."""
+    return torch.add(x, y, alpha=b) if a == 1 else torch.mul(x, a).add_(y, alpha=b)
 
 
 def check_grid(grid: Tensor) -> list[float]:
@@ -220,7 +230,7 @@ def check_grid(grid: Tensor) -> list[float]:
     Raises:
         ValueError: not a falling sequence within [0, pi/2] that ends in 0.
     """
-    angles = [float(phi) for phi in grid]
+    angles: list[float] = torch.as_tensor(grid, dtype=torch.float64).tolist()
     if len(angles) < 2:
         raise ValueError(f"a grid needs at least one step, so two angles; got {len(angles)}")
     if not all(phi > psi for phi, psi in pairwise(angles)):  # also catches NaN
@@ -272,7 +282,7 @@ def _linear(
         v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
-        x = torch.mul(x, a).add_(v, alpha=b)
+        x = axpby(x, a, v, b)
         if c != 0:
             x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=c)
     return x

@@ -55,11 +55,11 @@ def rk45(
         raise ValueError(f"rtol = {rtol}, atol = {atol}: must be above 0")
     angles = check_grid(grid)
     shape, last, count = check_noise(noise).shape, angles[-2], 0
-    ends = {path.time(angles[0]): angles[0], path.time(last): last}  # exactly pi/2 at zero SNR
+    first, final = path.at(angles[0]), path.at(last)
 
     def rate(t: float, y):  # type: ignore[no-untyped-def]
         nonlocal count
-        p = path.at(ends.get(t, path.angle(t)))
+        p = first if t == first.t else path.at(path.angle(t))  # exactly pi/2 at zero SNR
         x = torch.from_numpy(y).view(shape).to(noise.device) / p.n
         v = denoiser(x.to(noise), p.phi).to(x)
         if callback is not None:
@@ -67,14 +67,13 @@ def rk45(
         count += 1
         return (p.dn * x + p.n * p.dphi * v).flatten().cpu().numpy()
 
-    start = (noise.double() * path.at(angles[0]).n).flatten().cpu().numpy()
+    start = (noise.double() * first.n).flatten().cpu().numpy()
     x = noise
     if len(angles) > 2:
-        times = (path.time(angles[0]), path.time(last))
-        result = solve_ivp(rate, times, start, "RK45", t_eval=times[1:], rtol=rtol, atol=atol)
+        result = solve_ivp(rate, (first.t, final.t), start, "RK45", t_eval=[final.t], rtol=rtol, atol=atol)
         if not result.success:
             raise ValueError(f"RK45 gave up ({result.message}): loosen rtol = {rtol} and atol = {atol}")
-        x = (torch.from_numpy(result.y[:, -1]).view(shape) / path.at(last).n).to(noise)
+        x = (torch.from_numpy(result.y[:, -1]).view(shape) / final.n).to(noise)
     v = denoiser(x, last).to(x)
     if callback is not None:
         callback(count, last, x, v)
@@ -98,20 +97,23 @@ def dpmpp_2m(
     is the second, whose h_last is infinite; so is the last. Neither costs the order.
     """
     angles = check_grid(grid)
-    table, h_last = [], 0.0
+    table, h_last, s_last = [], 0.0, 0.0
     for phi, psi in pairwise(angles):
         (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
         h = math.log(s * c2 / (s2 * c)) if c > 0 and psi > 0 else math.inf
         ahead = h / (2 * h_last) if 0 < h_last < math.inf and h < math.inf else 0.0
-        table.append((c, s, s2 / s, c2 - s2 * c / s, ahead))
-        h_last = h
+        on_d = c2 - s2 * c / s
+        table.append((c / s, s2 / s, -on_d * (1 + ahead) * s, on_d * ahead * s_last))
+        h_last, s_last = h, s
     x, before = check_noise(noise), noise
     for i, (phi, _) in enumerate(_steps(angles, progress)):
-        c, s, on_x, on_d, ahead = table[i]
+        cot, on_x, on_w, on_before = table[i]
         v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
-        d = torch.mul(x, c).sub_(v, alpha=s)
-        mixed = d if ahead == 0 else torch.mul(d, 1 + ahead).sub_(before, alpha=ahead)
-        x, before = torch.mul(x, on_x).add_(mixed, alpha=on_d), d
+        w = v.sub(x, alpha=cot)  # -D / sin(phi)
+        x = torch.mul(x, on_x).add_(w, alpha=on_w)
+        if on_before:
+            x.add_(before, alpha=on_before)
+        before = w
     return x

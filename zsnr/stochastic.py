@@ -21,7 +21,18 @@ from torch import Tensor
 from zsnr.denoiser import Denoiser
 from zsnr.path import ANGLE, Path
 from zsnr.prediction import cos_sin
-from zsnr.sampler import Callback, Generators, _linear, _rk2, _steps, check_generators, check_grid, check_noise, randn
+from zsnr.sampler import (
+    Callback,
+    Generators,
+    _linear,
+    _steps,
+    axpby,
+    check_generators,
+    check_grid,
+    check_noise,
+    randn,
+    rk2_table,
+)
 
 GAMMA_MAX = math.sqrt(2) - 1
 """Then the noise that is added has the variance of the noise that is there."""
@@ -32,8 +43,8 @@ def gamma(phi: float, N: int, S_churn: float, S_tmin: float = 0.0, S_tmax: float
 
     0 also at zero SNR, where raising is an identity in law.
     """
-    if phi == math.pi / 2 or not S_tmin <= math.tan(phi) <= S_tmax:
-        return 0.0
+    if phi == math.pi / 2 or not S_tmin <= math.tan(phi) * (1 + 1e-9) or not math.tan(phi) <= S_tmax * (1 + 1e-9):
+        return 0.0  # the range includes its ends, though an angle's tangent may miss them by rounding
     return min(S_churn / N, GAMMA_MAX)
 
 
@@ -84,24 +95,26 @@ def churn(
         top = raised(phi, g)
         scale = math.cos(top) / math.cos(phi) if g else 1.0
         fresh = S_noise * math.cos(top) * math.tan(phi) * math.sqrt(g * (2 + g)) if g else 0.0
-        table.append((top, scale, fresh, *_rk2(path, 1.0, top, psi)))
+        table.append((top, scale, fresh, *rk2_table(path, 1.0, [top, psi, 0.0] if psi else [top, 0.0])[0]))
     if any(fresh for _, _, fresh, *_ in table):
         check_generators(generators, len(noise))
     x = check_noise(noise)
     for i, _ in enumerate(_steps(angles, progress)):
         phi, scale, fresh, a, b, second = table[i]
+        if scale != 1:
+            x = torch.mul(x, scale)
         if fresh:
-            x = torch.mul(x, scale).add_(randn(x.shape, generators, x.dtype, x.device), alpha=fresh)
+            x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=fresh)
         v = denoiser(x, phi).to(x)
         if callback is not None:
             callback(i, phi, x, v)
-        predicted = torch.mul(x, a).add_(v, alpha=b)
+        predicted = axpby(x, a, v, b)
         if second is None or order == 1:
             x = predicted
         else:
             psi, on_x, on_v, on_both = second
             v2 = denoiser(predicted, psi).to(x)
-            x = torch.mul(x, on_x).add_(v2.add(v, alpha=on_v), alpha=on_both)
+            x = axpby(x, on_x, v2.add(v, alpha=on_v), on_both)
     return x
 
 
@@ -129,10 +142,10 @@ def euler_maruyama(
         c, s = cos_sin(phi)
         if psi == 0:
             return c, -s, 0.0
-        p, n = path.at(phi), path.at(psi).n
-        h = path.time(psi) - path.time(phi)
+        p, q = path.at(phi), path.at(psi)
+        h = q.t - p.t
         beta = rate * p.dphi / (s * c) * -h if c > 0 and S_tmin <= s / c <= S_tmax else 0.0
         on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
-        return on_x / n, on_v / n, p.n * math.sqrt(2 * beta) * s / n
+        return on_x / q.n, on_v / q.n, p.n * math.sqrt(2 * beta) * s / q.n
 
     return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)

@@ -15,7 +15,7 @@ from zsnr import edm
 from zsnr.denoiser import Denoiser
 from zsnr.network import load
 from zsnr.path import EDM
-from zsnr.sampler import _rk2, randn
+from zsnr.sampler import randn, rk2_step
 from zsnr.stochastic import raised
 
 
@@ -63,7 +63,7 @@ def churn_in_place(
     phi = math.atan(sigma)
     top = raised(phi, math.sqrt(2) - 1)
     scale, fresh = math.cos(top) / math.cos(phi), S_noise * math.cos(top) * sigma
-    a, b, second = _rk2(EDM, 1.0, top, phi)
+    a, b, second = rk2_step(EDM, 1.0, EDM.at(top), EDM.at(phi))
     assert second is not None
     _, on_x, on_v, on_both = second
     kept = []

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zsnr.denoiser import Denoiser
 from zsnr.path import VE, Path
-from zsnr.sampler import _rk2
+from zsnr.sampler import rk2_step
 
 
 def step(denoiser: Denoiser, x: Tensor, phi: float, psi: float, *, path: Path = VE, order: int = 2) -> Tensor:
@@ -59,7 +59,7 @@ def frozen(sigma_a: Tensor, sigma_b: Tensor, order: int) -> Tensor:
 
 
 def _coefficients(path: Path, phi: float, psi: float) -> tuple[float, float, tuple[float, float, float, float]]:
-    a, b, second = _rk2(path, 1.0, phi, psi) if phi > 0 and psi > 0 else (0.0, 0.0, None)
+    a, b, second = rk2_step(path, 1.0, path.at(phi), path.at(psi)) if phi > 0 and psi > 0 else (0.0, 0.0, None)
     if second is None:
         raise ValueError(f"a step from the angle {phi:.6g} to {psi:.6g}: both ends must lie above 0, the image")
     return a, b, second
