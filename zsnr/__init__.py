@@ -4,10 +4,12 @@ x_phi = cos(phi) x0 + sin(phi) eps runs from the image (phi = 0) to pure noise (
 v-prediction network predicts, and every sampler solves that one equation. Importing this needs torch and numpy only.
 """
 
-from pathlib import Path
+import pathlib
 
 from zsnr.denoiser import Empirical, Gaussian, NetworkDenoiser
-from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn
+from zsnr.mixture import Mixture
+from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path, from_sde
+from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn, rk2
 from zsnr.schedule import (
     Schedule,
     cosine,
@@ -18,26 +20,40 @@ from zsnr.schedule import (
     rescale_zero_terminal_snr,
     stable_diffusion,
 )
-from zsnr.spacing import grid, karras, power, timesteps, uniform
+from zsnr.solvers import dpmpp_2m, rk45
+from zsnr.spacing import geometric, grid, karras, power, timesteps, uniform
+from zsnr.stochastic import churn, euler_maruyama
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 """The checkout: notebooks run from other folders, and find parameters, data and results here."""
 
 __all__ = [
+    "ANGLE",
+    "EDM",
+    "FLOW",
     "ROOT",
     "SAMPLERS",
+    "VE",
+    "VP",
     "Empirical",
     "Gaussian",
+    "Mixture",
     "NetworkDenoiser",
+    "Path",
     "Schedule",
+    "churn",
     "cosine",
     "ddim",
     "ddpm",
+    "dpmpp_2m",
     "euler",
+    "euler_maruyama",
     "from_alpha_bar",
     "from_betas",
     "from_scheduler",
+    "from_sde",
     "generators",
+    "geometric",
     "grid",
     "heun",
     "karras",
@@ -45,6 +61,8 @@ __all__ = [
     "power",
     "randn",
     "rescale_zero_terminal_snr",
+    "rk2",
+    "rk45",
     "stable_diffusion",
     "timesteps",
     "uniform",

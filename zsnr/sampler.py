@@ -297,4 +297,4 @@ def _steps(angles: list[float], progress: bool) -> Iterable[tuple[float, float]]
     return tqdm(steps, unit="step", file=sys.stderr)
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun, "rk2": rk2}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "ddpm": ddpm, "euler": euler, "heun": heun}
