@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro test notebooks docs lint
+.PHONY: help env repro test notebooks docs bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -37,6 +37,9 @@ test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 
 notebooks: env  ## execute every notebook pair again, with default parameters
 	@for nb in notebooks/[0-9]*.py; do echo "$$nb"; $(BIN)/python -m pipeline.nbrun "$$nb"; done
+
+bench: env  ## time and error against diffusers, and against k-diffusion and azula where they are installed
+	@$(BIN)/python -m benchmarks
 
 lint: env  ## put the code in order, then check style and types
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

@@ -40,19 +40,25 @@ def lean(N: int, noise: Tensor | None, output: Tensor | None, draw: bool = False
 def all_grids(N: int) -> Iterator[tuple[str, Tensor]]:
     """Every grid of ours, as the peers have theirs searched; a large rho is exponential."""
     yield "trailing", zsnr.grid(SCHEDULE, N)
+    yield from ((f"geometric {c:g}", zsnr.geometric(N, c)) for c in (1.5, 2.0, 2.5, 3.0, 4.0))
     yield from ((f"power {e:g}", zsnr.power(N, e)) for e in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0))
     for low, high, rho in product((0.002, 0.01, 0.03), (80.0, 500.0, 4096.0), (2.0, 3.0, 5.0, 7.0, 10.0, 1000.0)):
         yield f"rho {rho:g}, {low:g} to {high:g}", zsnr.karras(N, low, high, rho)
 
 
 def ours(name: str, sampler: Callable[..., Tensor], **options: Any) -> Method:
-    """On the default grid, unless the name says otherwise. Checks and coefficients are timed: they are in the call."""
+    """On the default grid, `power` or `geometric` for 2M, unless the name says otherwise.
+
+    Checks and coefficients are timed: they are in the call.
+    """
 
     def grids(N: int) -> Iterator[tuple[str, Tensor]]:
         if name.endswith("best grid"):
             yield from all_grids(N)
         else:
-            yield ("trailing", zsnr.grid(SCHEDULE, N)) if name.endswith("trailing") else ("power", zsnr.power(N))
+            default = "geometric" if sampler is dpmpp_2m else "power"
+            kind = "trailing" if name.endswith("trailing") else default
+            yield kind, zsnr.grid(SCHEDULE, N) if kind == "trailing" else getattr(zsnr, kind)(N)
 
     def prepare(grid: Tensor, noise: Tensor | None, output: Tensor | None) -> Run:
         network = velocity if output is None else lambda x, phi: output

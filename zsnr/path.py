@@ -69,7 +69,7 @@ class Path:
         Raises:
             ValueError: zero SNR, on a path that never reaches it, or a level beyond the path's end.
         """
-        if (phi == math.pi / 2 and not self.zero_snr) or math.tan(phi) > self.sigma_max * (1 + 1e-9):
+        if not self.zero_snr and (phi == math.pi / 2 or math.tan(phi) > self.sigma_max * (1 + 1e-9)):
             raise ValueError(
                 f"the {self.name} path does not reach the angle {phi:.6g}"
                 + (f" (it ends at sigma = {self.sigma_max:.6g})" if self.sigma_max < math.inf else "")
@@ -90,8 +90,8 @@ def _ve(t: float, phi: float) -> tuple[float, float, float]:
 
 
 def _flow(t: float, phi: float) -> tuple[float, float, float]:
-    n = math.hypot(t, 1 - t)
-    return n, 1 / n**2, (2 * t - 1) / n
+    n = math.sqrt(t * t + (1 - t) * (1 - t))
+    return n, 1 / (n * n), (2 * t - 1) / n
 
 
 def _flow_time(phi: float) -> float:
