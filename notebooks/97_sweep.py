@@ -17,19 +17,20 @@ results = "results/smoke"
 source = "data/fashion-mnist"
 real = 512
 samples = 64
-steps = 6
+steps = 5
 rhos = [2, 7]
-euler = [8]
+euler = [6]
 long = []
 heun = [7]
 alphas = [0.5]
 tolerances = [0.1]
-churn_samples = 64
+churn_samples = 32
 churn_steps = 6
-S_churn = [2]
+S_churn = [2.0]
 in_place = 8
-iterations = 6
+iterations = 5
 probes = 1
+levels = 3
 precision = "float32"
 threads = 1
 out_dir = ""
@@ -44,7 +45,7 @@ import torch
 from safetensors.torch import save_file
 
 from zsnr import ROOT, data, edm, evaluation, ladder, metrics, sampler, solvers, spacing, stochastic, sweep, training
-from zsnr.path import EDM, VE, VP
+from zsnr.path import ANGLE, EDM, VE, VP
 from zsnr.sampler import generators, randn
 
 training.threads(threads)
@@ -81,7 +82,7 @@ for rho in rhos:
 # %% [markdown]
 # ## Solver, path and steps (notebook 6)
 #
-# On the network that was trained as VP was, which reaches every column's largest level.
+# On EDM's network, for which all start at $\sigma = 80$: the original steps are cut there, where they went up to 152 and 100.
 
 
 # %%
@@ -90,13 +91,17 @@ def design(solver, path, steps_name, grid, evaluations, n=samples // 2, label=No
     options |= {"callback": lambda i, phi, x, v: count.append(i)} if solver is solvers.rk45 else {}
     options |= {} if path is None else {"path": path}
     title = f"{label or solver.__name__}-{path.name if path else 'none'}-{steps_name}"
-    x = ladder.draw(models["original"], solver, grid, n, precision, title=title, **options)
+    x = ladder.draw(models["edm"], solver, grid, n, precision, title=title, **options)
     # an adaptive solver chooses its evaluations batch by batch: their mean
     evaluations = evaluations or round(len(count) / sum(i == 0 for i in count))
     measure(f"design/{title}-{evaluations}", x, evaluations)
 
 
-original = {name: edm.column(name) for name in ("vp", "ve", "iddpm")}
+original = {
+    "vp": edm.vp(t_max=VP.time(math.atan(80.0))),
+    "ve": edm.ve(sigma_max=80.0),
+    "iddpm": edm.iddpm(),
+}
 for n in [*euler, *long]:
     design(sampler.euler, VP, "vp", original["vp"].steps(n), n)
     design(sampler.euler, VE, "ve", original["ve"].steps(n), n)
@@ -105,7 +110,7 @@ for n in euler:
     design(sampler.euler, EDM, "rho7", ladder.edm_grid(n), n)
     design(solvers.dpmpp_2m, None, "rho7", ladder.edm_grid(n), n)
 for n in heun:
-    for path in (VP, VE, EDM):
+    for path in (VP, VE, EDM, ANGLE):
         design(sampler.heun, path, "rho7", ladder.edm_grid((n + 1) // 2), n)
 for alpha in alphas:
     grid = ladder.edm_grid(steps)
@@ -117,9 +122,7 @@ for tolerance in tolerances:
 # How much does a Frechet distance vary by its noises alone? Two more sets of them.
 
 # %%
-repeat = partial(
-    ladder.draw, models["original"], sampler.heun, ladder.edm_grid(steps), samples // 2, precision, path=EDM
-)
+repeat = partial(ladder.draw, models["edm"], sampler.heun, ladder.edm_grid(steps), samples // 2, precision, path=EDM)
 more = [judge.frechet(repeat(first_seed=k * samples)) for k in (1, 2)]
 measures["repeats"] = {"frechet": [judge.frechet(repeat()), *more], "evaluations": 2 * steps - 1}
 
@@ -175,7 +178,7 @@ for name in ("original", "edm"):
 # the Jacobian of $D$ is from symmetric, as that of an exact denoiser is.
 
 # %%
-sigmas = np.geomspace(0.01, 40, 13).tolist()
+sigmas = np.geomspace(0.01, 40, levels).tolist()
 y, conditions = test.draw(samples // 2, training.generator(2, 3))
 eps = torch.randn(y.shape, generator=training.generator(2, 4))
 for name, model in models.items():

@@ -19,7 +19,7 @@ captioned = 0.1
 unconditional = 0.1
 width = 16
 batch = 32
-images = 640
+images = 256
 lr = 1e-3
 warmup = 32
 ema_halflife = 80
@@ -27,8 +27,9 @@ augment = 0.12
 seeds = [0, 1]
 samples = 64
 real = 512
-steps = 6
-probe = 1024
+steps = 4
+probe = 512
+levels = 5
 precision = "float32"
 threads = 1
 out_dir = ""
@@ -110,7 +111,7 @@ print(
 # Beside the measures of pictures, EDM's loss at each noise level on held-out pictures, before and after training (Figure 5a).
 
 # %%
-sigmas = np.geomspace(0.002, 80, 17).tolist()
+sigmas = np.geomspace(0.002, 80, levels).tolist()
 y, conditions = test.draw(min(samples, 256), training.generator(2, 3))
 eps = torch.randn(y.shape, generator=training.generator(2, 4))
 rows, curves, kept = [], {}, {}

@@ -146,6 +146,7 @@ def test_samples_come_from_the_components_by_their_weights_and_repeat():
 def test_weights_are_up_to_a_factor_and_equal_where_left_out():
     x = normal(5, 2, 3)
     torch.testing.assert_close(Mixture(COMPONENTS, [2.0, 3.0, 5.0])(x, 0.7), MIXTURE(x, 0.7), rtol=0, atol=1e-13)
+    assert Mixture(COMPONENTS, [2.0, 3.0, 5.0]).weights.tolist() == pytest.approx([0.2, 0.3, 0.5])
     assert torch.equal(Mixture(COMPONENTS)(x, 0.7), Mixture(COMPONENTS, [1.0, 1.0, 1.0])(x, 0.7))
 
 

@@ -54,8 +54,15 @@ class Column:
     sigma_max: float
 
 
-def vp(M: int = 1000, eps_s: float = 1e-3, eps_t: float = 1e-5, beta_d: float = 19.9, beta_min: float = 0.1) -> Column:
-    """Song et al.'s VP (DDPM++): t falls from 1 to eps_s in equal steps, sigma(t) = sqrt(e^B(t) - 1)."""
+def vp(
+    M: int = 1000,
+    eps_s: float = 1e-3,
+    eps_t: float = 1e-5,
+    beta_d: float = 19.9,
+    beta_min: float = 0.1,
+    t_max: float = 1.0,
+) -> Column:
+    """Song et al.'s VP (DDPM++): t falls from t_max to eps_s in equal steps, sigma(t) = sqrt(e^B(t) - 1)."""
 
     def sigma(t: Tensor) -> Tensor:
         return torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
@@ -69,7 +76,7 @@ def vp(M: int = 1000, eps_s: float = 1e-3, eps_t: float = 1e-5, beta_d: float = 
         lambda s: (torch.ones_like(s), -s, (s**2 + 1).rsqrt(), (M - 1) * time(s)),
         lambda n, g: sigma(eps_t + (1 - eps_t) * torch.rand(n, generator=g, dtype=torch.float64)),
         lambda s: s**-2,
-        lambda N: _falling(sigma(1 + _index(N) * (eps_s - 1))),
+        lambda N: _falling(sigma(t_max + _index(N) * (eps_s - t_max))),
         sigma(torch.ones((), dtype=torch.float64)).item(),
     )
 

@@ -24,12 +24,13 @@ class Mixture:
         weights: their probabilities up to a factor; equal where left out.
     """
 
-    def __init__(self, components: Sequence[Gaussian], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, components: Sequence[Gaussian], weights: Tensor | Sequence[float] | None = None) -> None:
         self.components = list(components)
-        self.weights = torch.tensor(weights or [1.0] * len(self.components), dtype=torch.float64)
+        equal = torch.ones(len(self.components))
+        self.weights = torch.as_tensor(equal if weights is None else weights, dtype=torch.float64)
         if len({c.mean.shape for c in self.components}) != 1:
             raise ValueError(f"components of shapes {[tuple(c.mean.shape) for c in self.components]}: give one shape")
-        if len(self.weights) != len(self.components) or not (self.weights > 0).all():
+        if len(self.weights) != len(self.components) or not ((self.weights > 0) & self.weights.isfinite()).all():
             raise ValueError(
                 f"weights {self.weights.tolist()} for {len(self.components)} components: one each, above 0"
             )

@@ -111,8 +111,8 @@ def vp(beta_d: float = 19.9, beta_min: float = 0.1) -> Path:
     Raises:
         ValueError: betas for which noise does not rise.
     """
-    if not beta_min > 0 or not beta_d > -beta_min:
-        raise ValueError(f"VP needs beta_min > 0 and beta_d + beta_min > 0; got {beta_min} and {beta_d}")
+    if not beta_min > 0 or not beta_d >= 0:
+        raise ValueError(f"VP needs beta_min > 0 and beta_d >= 0, so that noise rises; got {beta_min} and {beta_d}")
 
     def time(phi: float) -> float:
         # the root of B(t) = ln(1 + sigma^2), written without a difference of near numbers
@@ -144,7 +144,7 @@ def from_sde(f: Callable[[float], float], g: Callable[[float], float], t_max: fl
         t_max: the SDE's end, where the path ends.
 
     Raises:
-        ValueError: the quadrature does not reach t_max.
+        ValueError: the quadrature does not reach t_max, or no noise is added on the way.
     """
     from scipy.integrate import solve_ivp
     from scipy.optimize import brentq
@@ -152,9 +152,14 @@ def from_sde(f: Callable[[float], float], g: Callable[[float], float], t_max: fl
     def rate(t: float, y: list[float]) -> list[float]:
         return [f(t), (g(t) / math.exp(y[0])) ** 2]
 
-    solution = solve_ivp(rate, (0.0, t_max), [0.0, 0.0], "DOP853", rtol=1e-12, atol=1e-14, dense_output=True)
+    try:
+        solution = solve_ivp(rate, (0.0, t_max), [0.0, 0.0], "DOP853", rtol=1e-12, atol=1e-14, dense_output=True)
+    except OverflowError as error:
+        raise ValueError(f"f and g cannot be integrated to t_max = {t_max}: {error}; end earlier") from error
     if not solution.success:
         raise ValueError(f"f and g cannot be integrated to t_max = {t_max}: {solution.message}")
+    if not solution.y[1, -1] > 0:
+        raise ValueError(f"g adds no noise up to t_max = {t_max}: give a g above 0, and t_max > 0")
 
     def s_sigma(t: float) -> tuple[float, float]:
         log_s, variance = solution.sol(t)

@@ -200,8 +200,8 @@ Second = tuple[float, float, float, float] | None
 
 
 def rk2_table(path: Path, alpha: float, angles: Sequence[float]) -> list[tuple[float, float, Second]]:
-    """The coefficients of each step of a falling list of angles; see `rk2_step`."""
-    points = [path.at(phi) for phi in angles if phi > 0]
+    """The coefficients of each step of a falling list of angles that ends in 0; see `rk2_step`."""
+    points = [path.at(phi) for phi in angles[:-1]] if len(angles) > 2 else []  # one step is a rotation on any path
     steps = [rk2_step(path, alpha, p, q) for p, q in pairwise(points)]
     return [*steps, (math.cos(angles[-2]), -math.sin(angles[-2]), None)]
 

@@ -44,7 +44,8 @@ def rk45(
     """scipy's adaptive RK45 along a path, from the grid's first level to its last above 0, then the rotation.
 
     The levels between are the solver's choice, one for the whole batch; it works in float64 on the CPU. The callback
-    is called at each evaluation; `Counted` counts them. Needs scipy.
+    is called at each evaluation; `Counted` counts them, the rotation's among them. No progress is shown, as nobody
+    knows how far there is to go. Needs scipy.
 
     Raises:
         ValueError: the solver gave up (its message says why), or tolerances are not above 0.
@@ -55,7 +56,6 @@ def rk45(
         raise ValueError(f"rtol = {rtol}, atol = {atol}: must be above 0")
     angles = check_grid(grid)
     shape, last, count = check_noise(noise).shape, angles[-2], 0
-    first, final = path.at(angles[0]), path.at(last)
 
     def rate(t: float, y):  # type: ignore[no-untyped-def]
         nonlocal count
@@ -67,9 +67,10 @@ def rk45(
         count += 1
         return (p.dn * x + p.n * p.dphi * v).flatten().cpu().numpy()
 
-    start = (noise.double() * first.n).flatten().cpu().numpy()
     x = noise
     if len(angles) > 2:
+        first, final = path.at(angles[0]), path.at(last)
+        start = (noise.double() * first.n).flatten().cpu().numpy()
         result = solve_ivp(rate, (first.t, final.t), start, "RK45", t_eval=[final.t], rtol=rtol, atol=atol)
         if not result.success:
             raise ValueError(f"RK45 gave up ({result.message}): loosen rtol = {rtol} and atol = {atol}")
@@ -94,7 +95,8 @@ def dpmpp_2m(
         x <- sin(psi)/sin(phi) x + (cos(psi) - sin(psi) cot(phi)) D,   D = D_i + (D_i - D_{i-1}) h / (2 h_last)
 
     with h the step of lambda = -ln tan(phi). From zero SNR, where lambda is infinite, the first step is DDIM, and so
-    is the second, whose h_last is infinite; so is the last. Neither costs the order.
+    is the second, whose h_last is infinite; so is the last. On a grid whose ends are finer than its middle, such as
+    `spacing.geometric` or `spacing.power`, that does not cost the order; on equal steps of the angle it does.
     """
     angles = check_grid(grid)
     table, h_last, s_last = [], 0.0, 0.0

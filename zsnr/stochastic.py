@@ -2,7 +2,7 @@ r"""Stochastic samplers: EDM's Algorithm 2, and Euler-Maruyama as its baseline; 
 
 Both follow EDM's SDE (Eq. 6), which replaces noise at a rate beta without changing the distribution:
 
-    dx = ODE dt - beta sigma^2 score |dt| + sqrt(2 beta |dt|) sigma eps
+    dx = ODE dt + beta sigma^2 score |dt| + sqrt(2 beta |dt|) sigma eps
 
 At zero SNR the state is noise alone: replacing it by fresh noise changes nothing in law, so it is left out there.
 
@@ -43,9 +43,12 @@ def gamma(phi: float, N: int, S_churn: float, S_tmin: float = 0.0, S_tmax: float
 
     0 also at zero SNR, where raising is an identity in law.
     """
-    if phi == math.pi / 2 or not S_tmin <= math.tan(phi) * (1 + 1e-9) or not math.tan(phi) <= S_tmax * (1 + 1e-9):
-        return 0.0  # the range includes its ends, though an angle's tangent may miss them by rounding
-    return min(S_churn / N, GAMMA_MAX)
+    return min(S_churn / N, GAMMA_MAX) if _within(phi, S_tmin, S_tmax) else 0.0
+
+
+def _within(phi: float, S_tmin: float, S_tmax: float) -> bool:
+    """Below zero SNR, and in the range; its ends belong to it, though an angle's tangent may miss them by rounding."""
+    return phi < math.pi / 2 and S_tmin <= math.tan(phi) * (1 + 1e-9) and math.tan(phi) <= S_tmax * (1 + 1e-9)
 
 
 def raised(phi: float, gamma: float) -> float:
@@ -101,7 +104,7 @@ def churn(
     x = check_noise(noise)
     for i, _ in enumerate(_steps(angles, progress)):
         phi, scale, fresh, a, b, second = table[i]
-        if scale != 1:
+        if fresh or scale != 1:
             x = torch.mul(x, scale)
         if fresh:
             x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=fresh)
@@ -144,7 +147,7 @@ def euler_maruyama(
             return c, -s, 0.0
         p, q = path.at(phi), path.at(psi)
         h = q.t - p.t
-        beta = rate * p.dphi / (s * c) * -h if c > 0 and S_tmin <= s / c <= S_tmax else 0.0
+        beta = rate * p.dphi / (s * c) * -h if _within(phi, S_tmin, S_tmax) else 0.0
         on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
         return on_x / q.n, on_v / q.n, p.n * math.sqrt(2 * beta) * s / q.n
 

@@ -33,9 +33,12 @@ def model(path: str | Path) -> edm.Preconditioned:
 
 
 def jackknife(statistic: Callable[[Tensor], float], sample: Tensor, groups: int = 10) -> tuple[float, float]:
-    """95 % interval of a statistic of (n, ...) samples, from leaving out each tenth of them in turn."""
+    """95 % interval of a statistic of (n, ...) samples, from leaving out each tenth of them in turn.
+
+    Groups are runs of neighbours, since classes come in turn: every tenth sample would be one class.
+    """
     value = statistic(sample)
-    member = torch.arange(len(sample)) % groups
+    member = torch.arange(len(sample)) * groups // len(sample)
     without = [statistic(sample[member != g]) for g in range(groups)]
     error = math.sqrt((groups - 1) * np.var(without))
     half = float(stats.t.ppf(0.975, groups - 1)) * error
