@@ -87,6 +87,7 @@ class AugmentedUNet(ConditionalUNet):
     def __init__(self, widths: tuple[int, ...], channels: int = 1, classes: int = 10, words: int = 5) -> None:
         super().__init__(channels, classes, words, widths)
         self.embed_augment = nn.Linear(LABELS, 4 * widths[0], bias=False)
+        nn.init.normal_(self.embed_augment.weight)  # as loud as the classes' embeddings; torch's own is not heard
 
     def forward(self, x: Tensor, step: Tensor, class_labels: Tensor, augment_labels: Tensor | None = None) -> Tensor:
         """As ConditionalUNet's, with the (B, 9) labels of `zsnr.augment`."""
