@@ -88,9 +88,9 @@ def errors(rows: Rows, direction: Rows) -> str:
 
 Gaussian data with variances from 1/64 to 64, the exact denoiser, from zero terminal SNR: the largest
 |generated std / true std - 1| over the variances, exact, without sampling. Columns: evaluations that may be used (20
-are 20 steps of DDIM, 10 of Heun). Ours is on `zsnr.power(N)`, its default, unless its name says otherwise; a peer on
-the best of all its grids in each column, with its stand-in for the infinite sigma where it needs one. "closer": than
-zsnr's Heun on its default.
+are 20 steps of DDIM, 10 of Heun). Ours is on its default, `zsnr.power(N)`
+or `zsnr.geometric(N)` for 2M, unless its name says otherwise; a peer on the best of all its grids in each column, with
+its stand-in for the infinite sigma where it needs one. "closer": than zsnr's Heun on its default.
 
 {_table(header, [n + c for n, c in zip(names, cells, strict=True)])}
 ## Variance 64 alone, trailing steps, Heun: generated std / true std

@@ -10,8 +10,8 @@
 # # Training for EDM's studies
 #
 # Three small networks of one size, which the study notebooks sample from: *original*, trained as VP models were (configuration C
-# of EDM's Table 2); *edm*, EDM's preconditioning and loss (configuration E); and *short*, the same stopped early, for what
-# depends on how good a network is.
+# of EDM's Table 2); *edm*, EDM's preconditioning and loss (configuration E); and *short*, the same on an eighth of the pictures or
+# less, from another seed, for what depends on how good a network is.
 
 # %% tags=["parameters"]
 source = "data/fashion-mnist"

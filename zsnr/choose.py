@@ -10,8 +10,8 @@ Along orthonormal directions k, on which the data has mean m_k and variance Lamb
     P_std       normal densities the nearest to it
 
 L is the error |D - y|^2 of a denoiser over that of one which knows only each pixel's mean, and Lambda. For the best
-linear denoiser L = mean_k[Lambda_k / (Lambda_k + sigma^2)] (1 + sigma^2 / Lambda), 1 at both ends. Karras et al. 2022
-(Table 1) chose (0.5, 0.002, 80, -1.2, 1.2) by experience; the rules are derived for this project (notebook 8).
+linear denoiser L = mean_k[Lambda_k / (Lambda_k + sigma^2)] (1 + sigma^2 / Lambda), 1 at both ends. The rules are
+derived for this project (notebook 8); beside them the numbers that Karras et al. 2022 chose by experience (Table 1).
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ EDM = {"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2, "sigma_min": 0.002, "sig
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of images: rms, std by channel, the step they are rounded to (0 for none), and by direction of the named basis
-    the variance `spectrum` (D,), falling, and the mean `shift` (D,)."""
+    """rms, std by channel, step of rounding (0: none), variances (D,) by direction of the basis, falling, and means."""
 
     sigma_data: float
     channel_std: tuple[float, ...]
@@ -58,22 +57,18 @@ class Proposal:
 
 def gaussian_loss(spectrum: Tensor, sigmas: Tensor, sigma_data: float | None = None) -> Tensor:
     """(S,) losses lambda |D - y|^2 a pixel of the best linear denoiser; lambda's sigma_data is the std if not given."""
-    d2 = spectrum.double().mean().item() if sigma_data is None else sigma_data**2
-    s2 = sigmas.double()[:, None] ** 2
-    return (spectrum.double() / (spectrum.double() + s2)).mean(1) * (1 + s2[:, 0] / d2)
+    v, s2 = spectrum.double(), sigmas.double()[:, None] ** 2
+    return (v / (v + s2)).mean(1) * (1 + s2[:, 0] / (v.mean() if sigma_data is None else sigma_data**2))
 
 
 def measure(images: Tensor) -> Statistics:
-    """The statistics of (N, C, H, W) float images; a few thousand are plenty.
+    """The statistics of (N, C, H, W) float images, of which a few thousand are plenty.
 
-    The basis comes from one half of the images and the variances from the other, which leaves them unbiased. A wrong
-    basis only hides what can be learnt, so of two the one that shows more is taken: principal components, given more
-    images than values an image has, and cosines, which suit whatever looks the same everywhere.
+    The basis comes from one half of the images and the variances from the other: no bias. A wrong basis only hides what
+    can be learnt, so of principal components (given more images than values) and cosines the one that shows more is it.
     """
     if images.dim() != 4 or not images.is_floating_point() or len(images) < 16 or not images.std(0).max() > 1e-6:
-        raise ValueError(
-            f"{tuple(images.shape)} {images.dtype}: give at least 16 floats (N, C, H, W), no NaN, not all one"
-        )
+        raise ValueError(f"{tuple(images.shape)} {images.dtype}: give at least 16 different float images (N, C, H, W)")
     y, half = images.double(), len(images) // 2
     rms, channels = y.square().mean().sqrt().item(), y.transpose(0, 1).flatten(1).std(1).tolist()
     a, b, m = y[:half] - y[:half].mean(0), y[half:], y.mean(0, keepdim=True)
@@ -90,10 +85,9 @@ def measure(images: Tensor) -> Statistics:
 
 
 def propose(statistics: Statistics, curve: tuple[Tensor, Tensor] | None = None, tolerance: float = 0.01) -> Proposal:
-    """The five numbers; tolerance: share of the largest direction's std that sigma_max may cost.
+    """The five numbers; sigma_max may cost the share `tolerance` of the largest direction's std.
 
-    curve: (sigmas, L) of a trained network, on held-out images, that P_mean and P_std are to follow; the best linear
-    denoiser's if None. An ideal denoiser of finitely many images will not do: it knows its own by heart.
+    curve: (sigmas, L) of a trained network on held-out images, for P_mean and P_std; None: the best linear denoiser's.
     """
     s, top = statistics, statistics.spectrum[0].item()
     low = s.step / math.sqrt(12) if s.step else EDM["sigma_min"] / EDM["sigma_data"] * s.sigma_data
@@ -113,9 +107,9 @@ def propose(statistics: Statistics, curve: tuple[Tensor, Tensor] | None = None, 
     whose, unequal = s.basis if curve is None else "network", max(s.channel_std) > 1.5 * min(s.channel_std)
     reasons = {
         "sigma_data": "root mean square" + unequal * "; the channels' stds differ: standardise each first",
-        "P_mean": f"mean of ln sigma under what a denoiser saves ({whose}), at most {R.max().item():.0%}",
-        "P_std": f"its std; {R[0].item():.0%} is saved at sigma_min, {R[-1].item():.0%} at sigma_max",
-        "sigma_min": f"rounding to multiples of {s.step:.5f}" if s.step else "not rounded: EDM's 0.004 sigma_data",
+        "P_mean": f"mean of ln sigma under what a denoiser saves ({whose}), at most {R.max().item():.1%}",
+        "P_std": f"its std; {R[0].item():.1%} is saved at sigma_min, {R[-1].item():.1%} at sigma_max",
+        "sigma_min": f"rounding in steps of {s.step:.5f}" if s.step else "no coarse rounding: EDM's 0.004 sigma_data",
         "sigma_max": f"costs the largest direction {tolerance:.0%} of its std, {math.sqrt(top):.3g}; the mean is off "
         f"by {off:.1%} of a std" + (off > tolerance) * ", unless sampling starts from mean plus noise",
     }
@@ -125,14 +119,14 @@ def propose(statistics: Statistics, curve: tuple[Tensor, Tensor] | None = None, 
 def _cosines(n: int) -> Tensor:
     """(n, n) the orthonormal DCT-II, a row each."""
     k = torch.arange(n, dtype=torch.float64)
-    rows = torch.cos(math.pi / n * k[:, None] * (k + 0.5)) * math.sqrt(2 / n)
-    return torch.cat([rows[:1] / math.sqrt(2), rows[1:]])
+    return torch.cos(math.pi / n * k[:, None] * (k + 0.5)) * torch.where(k > 0, 2 / n, 1 / n).sqrt()[:, None]
 
 
 def _step(y: Tensor) -> float:
-    """The step of the lattice that all values lie on, at least that of 16 bits; 0 where there is none."""
+    """The step of the lattice that all values lie on; 0 where there is none, or it is finer than 13 bits."""
     diff = ((y * 1e6).round().unique() / 1e6).diff()  # float32 of one integer may differ in its last bits
-    if len(diff) < 2 or diff.min() < 2.5e-5:
+    if len(diff) < 2 or diff.min() < 2e-4:
         return 0.0
-    step = (diff.sum() / (diff / diff.min()).round().sum()).item()
-    return step if (diff / step - (diff / step).round()).abs().max() < 0.05 else 0.0
+    steps = (diff / diff.min()).round()
+    step = float(diff.sum() / steps.sum())
+    return step if (diff - step * steps).abs().max() < 5e-6 else 0.0

@@ -42,8 +42,8 @@ class Column:
         precondition: sigma -> c_skip, c_out, c_in, c_noise.
         p_train: (n, generator) -> (n,) training sigmas, float64.
         weight: sigma -> lambda.
-        steps: N -> (N + 1,) falling angles atan(sigma_i) with a 0 at the end.
-        sigma_max: the largest level that its networks are trained for; edm's is 80, raised by the strongest churn.
+        steps: N -> (N + 1,), or fewer where levels are left out, falling angles atan(sigma_i) with a 0 at the end.
+        sigma_max: the largest level at which its networks are asked; edm's is 80, raised by the strongest churn.
     """
 
     name: str
@@ -179,11 +179,16 @@ class Preconditioned(nn.Module):
         self.network, self.column = network, column
 
     def forward(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
-        """x (B, ...) with noise of std sigma (B,) -> D (B, ...), in x's dtype."""
+        """x (B, ...) with noise of std sigma (B,) -> D (B, ...), in x's dtype, at least float32.
+
+        Only F runs in the network's own dtype: D's rounding in half precision would be all there is at small sigma.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         c_skip, c_out, c_in, c_noise = (
             c.to(x).view(-1, *[1] * (x.dim() - 1)) for c in self.column.precondition(sigma.double())
         )
-        output = self.network(c_in * x, c_noise.flatten(), **conditions)
+        dtype = next((p.dtype for p in self.network.parameters()), x.dtype)
+        output = self.network((c_in * x).to(dtype), c_noise.flatten(), **conditions)
         return c_skip * x + c_out * getattr(output, "sample", output).to(x)
 
 
@@ -201,7 +206,7 @@ class EDMDenoiser:
     def __init__(self, network: Preconditioned, **conditions: Any) -> None:
         self.network, self.sigma_max, self.conditions = network, network.column.sigma_max, conditions
         parameter = next(network.parameters(), torch.zeros(()))
-        self.dtype, self.device = parameter.dtype, parameter.device
+        self.device = parameter.device
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:
@@ -209,10 +214,11 @@ class EDMDenoiser:
         if c == 0 or s / c > self.sigma_max * (1 + 1e-9):
             raise ValueError(
                 f"angle {phi:.6g} (sigma = {math.tan(phi):.6g}) is above what an EDM network is trained for, sigma_max "
-                f"= {self.sigma_max:.6g}: start the grid at or below it (spacing.karras), or use a zero-SNR v-model"
+                f"= {self.sigma_max:.6g}: start the grid at or below it (spacing.karras); with churn, set S_tmax below "
+                "sigma_max / sqrt 2; or use a zero-SNR v-model"
             )
         sigma = torch.full((len(x),), s / c, device=self.device, dtype=torch.float64)
-        d = self.network((x / c).to(self.device, self.dtype), sigma, **self.conditions).to(x)
+        d = self.network((x / c).to(self.device), sigma, **self.conditions).to(x)
         if not torch.isfinite(d).all():
             raise FloatingPointError(f"the network returned NaN or inf at sigma = {s / c:.6g}: check its weights")
         return (c * x - d) / s

@@ -11,6 +11,7 @@ Source: Karras et al. 2022, Sec. 5, App. B.6, F; EMA and learning-rate ramps as 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,7 +83,10 @@ class EDMRecipe:
 
 
 class AugmentedUNet(ConditionalUNet):
-    """A ConditionalUNet that can be told how its pictures were augmented; not told, it takes them for untouched."""
+    """A ConditionalUNet that can be told how its pictures were augmented; not told, it takes them for untouched.
+
+    `zsnr.network.load` builds ConditionalUNets: keep its state_dict.
+    """
 
     def __init__(self, widths: tuple[int, ...], channels: int = 1, classes: int = 10, words: int = 5) -> None:
         super().__init__(channels, classes, words, widths)
@@ -130,6 +134,11 @@ def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) 
         The averaged F, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     recipe.check()
+    if recipe.augment and "augment_labels" not in inspect.signature(network.forward).parameters:
+        raise ValueError(
+            f"augment = {recipe.augment} needs a network that takes augment_labels, such as AugmentedUNet: "
+            "untold, it would draw augmented pictures"
+        )
 
     def ema(step: int) -> float:
         return 0.5 ** (recipe.batch / min(recipe.ema_halflife, recipe.ema_rampup * step * recipe.batch))

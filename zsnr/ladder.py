@@ -3,7 +3,8 @@
 Each rung keeps what the one before changed:
 
     A  VP as it was: its preconditioning, noise levels and weights, and hyperparameters in the ratio of Table 7
-    B  hyperparameters: 4 times the batch, 5 times the learning rate, a longer ramp, no clipping, a shorter average
+    B  hyperparameters: 4 times the batch, 5 times the learning rate, a longer ramp, no clipping, a shorter average, and
+       dropout of 13 % in place of 10 %
     C  capacity: no third resolution, the first one wider
     D  EDM's preconditioning
     E  EDM's loss: p_train and lambda
@@ -81,6 +82,7 @@ def draw(
     """n pictures, (n, C, 32, 32), from the noises of seeds first_seed, first_seed + 1, ...; the classes in turn.
 
     Args:
+        network: is moved to the device and left there.
         sampler: one of the samplers, which gets `options` as well, and a generator a sample.
         precision: float32, or bf16 for autocast to bfloat16. The GPU is used where there is one.
     """

@@ -64,7 +64,7 @@ class Path:
     zero_snr: bool = False
 
     def at(self, phi: float) -> Point:
-        """The path at a noise level.
+        """The path at a noise level above 0: at the image itself phi' is infinite on VE and VP.
 
         Raises:
             ValueError: zero SNR, on a path that never reaches it, or a level beyond the path's end.
@@ -168,6 +168,8 @@ def from_sde(f: Callable[[float], float], g: Callable[[float], float], t_max: fl
     sigma_max = s_sigma(t_max)[1]
 
     def time(phi: float) -> float:
+        if math.tan(phi) >= sigma_max:
+            return t_max
         return brentq(lambda t: s_sigma(t)[1] - math.tan(phi), 0.0, t_max * (1 + 1e-12), xtol=1e-15, rtol=1e-14)
 
     def angle(t: float) -> float:

@@ -81,10 +81,10 @@ def geometric(N: int, c: float = 2.5) -> Tensor:
     """(N + 1,) angles from zero SNR: pi/2, then N - 1 sigmas in equal ratios from c N to 1 / (c N), then 0.
 
     For multistep solvers, which extrapolate in ln sigma (`zsnr.solvers.dpmpp_2m`); for Heun, take `power`. Derived for
-    this project: the range grows with N, so that neither end limits the order.
+    this project: the range grows with N, so that neither end limits the order; c = 2.5 suits data of about unit std.
     """
-    if N < 1 or not 0 < c < math.inf:
-        raise ValueError(f"geometric steps need N >= 1 and 0 < c < inf; got N = {N}, c = {c}")
+    if N < 1 or not 0 < c < math.inf or (N > 2 and c * N <= 1):
+        raise ValueError(f"geometric steps need N >= 1 and c N above 1 and finite; got N = {N}, c = {c}")
     exponent = torch.linspace(1, -1, N - 1, dtype=torch.float64) if N > 2 else torch.zeros(N - 1, dtype=torch.float64)
     ends = torch.tensor([math.pi / 2, 0.0], dtype=torch.float64)
     return torch.cat([ends[:1], torch.atan((c * N) ** exponent), ends[1:]])

@@ -1,6 +1,7 @@
 r"""Stochastic samplers: EDM's Algorithm 2, and Euler-Maruyama as its baseline; exact from zero SNR.
 
-Both follow EDM's SDE (Eq. 6), which replaces noise at a rate beta without changing the distribution:
+Euler-Maruyama discretises EDM's SDE (Eq. 6), which replaces noise at a rate beta without changing the distribution;
+Algorithm 2 adds noise and solves the ODE by turns, and tends to the same:
 
     dx = ODE dt + beta sigma^2 score |dt| + sqrt(2 beta |dt|) sigma eps
 
@@ -76,7 +77,7 @@ def churn(
 
         sigma^ = (1 + gamma) sigma,   x^ = x + sqrt(sigma^^2 - sigma^2) S_noise eps,   gamma as in `gamma`
 
-    The network sees the raised state at the raised level. 2N - 1 evaluations.
+    The network sees the raised state at the raised level. 2N - 1 evaluations, N of first order.
 
     Args:
         S_churn: amount of noise replaced over the whole grid; 0 is Heun's method.

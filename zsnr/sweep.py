@@ -84,7 +84,8 @@ def asymmetry(D: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: 
     """||J - J^T|| / ||J|| of D's Jacobian (Frobenius) over (B, ...) points by random probes, and its standard error.
 
     0 for a conservative field, as D = x + sigma^2 grad log p is; sqrt 2 for a matrix of independent entries. With
-    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by a jvp, J^T u by a vjp.
+    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by a jvp, J^T u by a vjp. The error takes all
+    probes as independent, also those of one point.
     """
     numerator, denominator = [], []
     for _ in range(probes):

@@ -3,7 +3,7 @@ r"""Truncation error of one step, against many Euler sub-steps: the protocol of 
     tau = n(psi) (x_phi after `substeps` Euler steps, equal in the path's time - x_phi after the one step)
 
 in the paper's own coordinate x = n x_phi; its RMSE is |tau| / sqrt(dim). With a denoiser frozen at D = y, sigma(t) = t
-has straight solutions and no error. sigma(t) = sqrt t (VE) has one, for a step from sigma_a to sigma_b = sigma_a / r:
+has straight solutions and no error. sigma(t) = sqrt t (VE) has -tau, for a step from sigma_a to sigma_b = sigma_a / r:
 
     Euler  (sigma_a - sigma_b)^2 / (2 sigma_a)          ~  h^2 / (2 sigma)      in units of |x - y| / sigma,
     Heun   -sigma_b (r - 1)^3 (r + 3) / (8 r)           ~ -h^3 / (2 sigma^2)    h = sigma_a - sigma_b
