@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,6 @@ REMEDY = (
 )
 # the interpreter that runs this, whatever kernels are installed elsewhere
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-# Unix sockets: no port is opened to other users
-IPC = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class Refused(Exception):
@@ -210,18 +209,20 @@ def run(notebook: NotebookNode, source: Path, out: Path | None, values: dict[str
     target.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr.isatty()
     notebook.metadata.setdefault("kernelspec", KERNEL)
-    notebook = papermill.execute_notebook(
-        notebook,
-        failed_path(target).resolve(),
-        parameters=values,
-        kernel_name=KERNEL["name"],
-        cwd=ROOT if out else source.resolve().parent,
-        progress_bar=terminal,
-        stdout_file=None if terminal else sys.stdout,
-        stderr_file=None if terminal else sys.stderr,
-        start_timeout=300,
-        config=IPC,
-    )
+    # Unix sockets: no port is opened to other users; in a folder of their own, or two runs at once would share them
+    with tempfile.TemporaryDirectory() as sockets:
+        notebook = papermill.execute_notebook(
+            notebook,
+            failed_path(target).resolve(),
+            parameters=values,
+            kernel_name=KERNEL["name"],
+            cwd=ROOT if out else source.resolve().parent,
+            progress_bar=terminal,
+            stdout_file=None if terminal else sys.stdout,
+            stderr_file=None if terminal else sys.stderr,
+            start_timeout=300,
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+        )
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
             raise Refused(f"a cell never ran (sys.exit in one before it?): {cell.source.splitlines()[0]}")
