@@ -137,7 +137,8 @@ def euler_maruyama(
 ) -> Tensor:
     """Euler-Maruyama on Eq. 6 with beta = rate sigma' / sigma; rate = 1 is the reverse SDE of Song et al.
 
-    The network is evaluated before the noise is added, at the step's own level: what Algorithm 2 does better.
+    The network is evaluated before the noise is added, at the step's own level; in Algorithm 2 it is
+    evaluated after it, at the raised one. Which is the better, by length and order: notebook 4.
     """
     if not 0 <= rate < math.inf or not 0 <= S_tmin <= S_tmax:
         raise ValueError(f"rate = {rate}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give rate >= 0 and S_tmin <= S_tmax")
