@@ -982,7 +982,7 @@ figures.save(fig, out, "network")
 # ## Figure 14: churn at one level
 #
 # Held-out pictures with noise of one level, churned at it with a trained network, seen through $D$; each row goes on in time, from left to right.
-# Contrast and detail of the last state against the first, over the four pictures that are kept.
+# Contrast and detail of the last state against the first, over pictures.
 
 # %%
 levels, factors = (0.1, 0.5, 2.0, 10.0), (1.0, 1.007)
@@ -994,7 +994,7 @@ for name in ("original", "edm"):
     for sigma in levels:
         for S_noise in factors:
             m, x = measures[f"in_place/{name}/{sigma}/{S_noise}"], kept[f"in_place/{name}/{sigma}/{S_noise}/pictures"]
-            states = x.float().view(-1, 4, *x.shape[1:])
+            states = x.float().unflatten(0, (len(m["std"]), -1))
             strips[name, sigma, S_noise] = states
             changes = [change(f, states[0], states[-1:]) for f in (contrast, detail)]
             over_picture = [(s.abs() > 1.02).double().flatten(1).mean(1) for s in (states[0], states[-1])]
@@ -1040,7 +1040,7 @@ first_seen, last_seen = trained_change["original", 0.1, 1.0][3]
 low_gain = last_seen - first_seen
 not_helped = trained_change["original", 0.1, 1.007][3][1] - last_seen
 lost = {n: trained_change[n, 0.1, 1.0][1] for n in ("original", "edm")}
-where_from = f"{total} iterations instead of 10000; intervals from four pictures"
+where_from = f"{total} iterations instead of 10000; intervals from {states.shape[1]} pictures"
 found += [
     claims.measure("E-39", "original, sigma 2 and 10, S_noise 1: change of the contrast", [v for v, _ in high],
                    interval=[i for _, i in high], at_most=0.0, direction=True, note=where_from),

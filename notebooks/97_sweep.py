@@ -107,22 +107,22 @@ for n in [*euler, *long]:
     design(sampler.euler, VE, "ve", original["ve"].steps(n), n)
 for n in euler:
     design(sampler.euler, EDM, "iddpm", original["iddpm"].steps(n), n)
-    design(sampler.euler, EDM, "rho7", ladder.edm_grid(n), n)
-    design(solvers.dpmpp_2m, None, "rho7", ladder.edm_grid(n), n)
+    design(sampler.euler, EDM, "rho7", spacing.karras(n), n)
+    design(solvers.dpmpp_2m, None, "rho7", spacing.karras(n), n)
 for n in heun:
     for path in (VP, VE, EDM, ANGLE):
-        design(sampler.heun, path, "rho7", ladder.edm_grid((n + 1) // 2), n)
+        design(sampler.heun, path, "rho7", spacing.karras((n + 1) // 2), n)
 for alpha in alphas:
-    grid = ladder.edm_grid(steps)
+    grid = spacing.karras(steps)
     design(sampler.rk2, EDM, "rho7", grid, 2 * steps - 1, label=f"rk2_{alpha:g}", alpha=alpha)
 for tolerance in tolerances:
-    design(solvers.rk45, EDM, "rho7", ladder.edm_grid(steps), None, rtol=tolerance, atol=tolerance)
+    design(solvers.rk45, EDM, "rho7", spacing.karras(steps), None, rtol=tolerance, atol=tolerance)
 
 # %% [markdown]
 # How much does a Frechet distance vary by its noises alone? Two more sets of them.
 
 # %%
-repeat = partial(ladder.draw, models["edm"], sampler.heun, ladder.edm_grid(steps), samples // 2, precision, path=EDM)
+repeat = partial(ladder.draw, models["edm"], sampler.heun, spacing.karras(steps), samples // 2, precision, path=EDM)
 more = [judge.frechet(repeat(first_seed=k * samples)) for k in (1, 2)]
 measures["repeats"] = {"frechet": [judge.frechet(repeat()), *more], "evaluations": 2 * steps - 1}
 
@@ -142,7 +142,7 @@ for name, model in models.items():
         )
         for where, S_noise in kinds:
             options = {"S_churn": S, "S_noise": S_noise, "path": EDM, **(middle if where == "middle" else {})}
-            grid = ladder.edm_grid(churn_steps)
+            grid = spacing.karras(churn_steps)
             x = ladder.draw(
                 model, stochastic.churn, grid, churn_samples, precision, title=f"{name} {S} {where}", **options
             )
@@ -154,9 +154,8 @@ for name, model in models.items():
 # Pictures with noise of one level, churned at it again and again; what is kept is $D$ of them.
 
 # %%
-conditions = torch.tensor([[k % len(train.classes), len(data.WORDS)] for k in range(in_place)])
 device = "cuda" if torch.cuda.is_available() else "cpu"
-y = test.draw(in_place, training.generator(2, 5))[0]
+y, conditions = test.draw(in_place, training.generator(2, 5))
 for name in ("original", "edm"):
     denoiser = edm.EDMDenoiser(models[name].to(device), class_labels=conditions.to(device))
     for sigma in (0.1, 0.5, 2.0, 10.0):
@@ -169,7 +168,7 @@ for name in ("original", "edm"):
             key = f"in_place/{name}/{sigma}/{S_noise}"
             measures[key] = {"std": [s.std().item() for s in states], "iterations": iterations}
             measures[key]["saturated"] = [(s.abs() > 1.02).double().mean().item() for s in states]
-            pictures[key] = torch.cat([s[:4] for s in states])
+            pictures[key] = torch.cat(states)
 
 # %% [markdown]
 # ## The network itself

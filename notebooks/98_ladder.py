@@ -48,6 +48,7 @@ from zsnr import ROOT, data, edm, evaluation, ladder, metrics, sampler, training
 from zsnr.augment import augment as transformed
 from zsnr.edm_training import EDMRecipe, fit, loss_curve
 from zsnr.path import EDM
+from zsnr.spacing import karras
 
 training.threads(threads)
 out, scratch = training.folders(out_dir)
@@ -142,7 +143,7 @@ for name, seed, title in runs:
     if not always:
         curves[f"{name}/{seed}"] = curve(trained, r)
     denoiser = edm.Preconditioned(trained, r.column(r.precondition))
-    x = ladder.draw(denoiser, sampler.heun, ladder.edm_grid(steps), samples, precision, seed * samples, title, path=EDM)
+    x = ladder.draw(denoiser, sampler.heun, karras(steps), samples, precision, seed * samples, title, path=EDM)
     row = {"config": title, "seed": seed, "evaluations": 2 * steps - 1, **judge(x)}
     row |= {"suspected": suspected(x).double().mean().item(), "loss": history}
     rows.append(row)

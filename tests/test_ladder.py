@@ -15,6 +15,7 @@ from zsnr.ladder import CONFIGS, configuration
 from zsnr.metrics import interval
 from zsnr.path import EDM
 from zsnr.sampler import generators, heun, randn
+from zsnr.spacing import karras
 from zsnr.stochastic import churn
 
 F = EDMRecipe(sigma_data=0.59, images=45_000, batch=64, lr=1e-3, warmup=2250, ema_halflife=5000, augment=0.12, seed=3)
@@ -101,7 +102,7 @@ def small() -> edm.Preconditioned:
 
 @pytest.mark.parametrize("sampler", [heun, partial(churn, S_churn=2.0)], ids=["heun", "churn"])
 def test_a_picture_does_not_depend_on_its_batch(sampler):
-    draw = partial(ladder.draw, small(), sampler, ladder.edm_grid(3), precision="float32", path=EDM)
+    draw = partial(ladder.draw, small(), sampler, karras(3), precision="float32", path=EDM)
     whole = draw(70)  # in batches of 64 and 6
     assert whole.shape == (70, 1, 32, 32)
     for first, n in ((60, 10), (64, 6), (5, 1)):
@@ -111,7 +112,7 @@ def test_a_picture_does_not_depend_on_its_batch(sampler):
 
 def test_classes_come_in_turn_without_a_word():
     model = small()
-    ladder.draw(model, heun, ladder.edm_grid(2), 66, "float32", first_seed=3, path=EDM)
+    ladder.draw(model, heun, karras(2), 66, "float32", first_seed=3, path=EDM)
     asked = model.network.asked
     assert len(asked) == 2 * 3, "3 evaluations for each of 2 batches"
     seeds = torch.arange(3, 69)
@@ -120,7 +121,7 @@ def test_classes_come_in_turn_without_a_word():
 
 
 def test_drawing_is_the_sampler_on_the_noise_of_the_seed():
-    model, grid = small(), ladder.edm_grid(4)
+    model, grid = small(), karras(4)
     x = ladder.draw(model, heun, grid, 2, "float32", first_seed=9, path=EDM)
     noise = randn((2, 1, 32, 32), generators([9, 10]))
     conditions = torch.tensor([[1, 5], [2, 5]])
@@ -129,7 +130,7 @@ def test_drawing_is_the_sampler_on_the_noise_of_the_seed():
 
 
 def test_the_grid_is_edms():
-    sigma = torch.tan(ladder.edm_grid(18))
+    sigma = torch.tan(karras(18))
     expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)] + [0.0]
     torch.testing.assert_close(sigma, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
 

@@ -29,7 +29,6 @@ from tqdm import tqdm
 from zsnr import data, edm
 from zsnr.edm_training import AugmentedUNet, EDMRecipe, set_dropout
 from zsnr.sampler import generators, randn
-from zsnr.spacing import karras
 
 CONFIGS = ("A", "B", "C", "D", "E", "F")
 
@@ -101,8 +100,3 @@ def draw(
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             pictures.append(sampler(denoiser, noise, grid, generators=own, **options).float().cpu())
     return torch.cat(pictures)
-
-
-def edm_grid(N: int) -> Tensor:
-    """EDM's levels: N steps from sigma = 80 to 0.002, rho = 7."""
-    return karras(N, 0.002, 80.0, 7.0)

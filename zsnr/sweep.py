@@ -84,8 +84,8 @@ def asymmetry(D: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: 
     """||J - J^T|| / ||J|| of D's Jacobian (Frobenius) over (B, ...) points by random probes, and its standard error.
 
     0 for a conservative field, as D = x + sigma^2 grad log p is; sqrt 2 for a matrix of independent entries. With
-    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by a jvp, J^T u by a vjp. The error takes all
-    probes as independent, also those of one point.
+    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by a jvp, J^T u by a vjp. The error is over
+    points: probes of one point share its Jacobian.
     """
     numerator, denominator = [], []
     for _ in range(probes):
@@ -94,7 +94,7 @@ def asymmetry(D: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: 
         backward = torch.func.vjp(D, x)[1](u)[0]
         numerator.append((forward - backward).square().flatten(1).sum(1))
         denominator.append(forward.square().flatten(1).sum(1))
-    top, bottom = torch.cat(numerator).double(), torch.cat(denominator).double()
+    top, bottom = torch.stack(numerator).double().mean(0), torch.stack(denominator).double().mean(0)
     ratio = (top.mean() / bottom.mean()).sqrt().item()
     # the delta method, for a square root of a ratio of means
     influence = (top / top.mean() - bottom / bottom.mean()) / 2
