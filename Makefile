@@ -27,7 +27,7 @@ env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to c
 
 docs: env  ## put the table and figures of the full profile on the repository's page
 	@cp results/claims.md docs/; rm -f docs/*.png
-	@for png in results/full/0*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+	@for png in results/full/[0-9]*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
 
 repro: env  ## restore what is cached, run the rest, print the claims table
 	@$(BIN)/python -m pipeline.repro

@@ -19,6 +19,8 @@
 # %% tags=["parameters"]
 results = "results/full"
 source = "data/fashion-mnist"
+intervals = 64
+samples = 200
 substeps = 200
 out_dir = ""
 
@@ -114,12 +116,12 @@ found += [
 
 
 # %%
-def levels(rho, intervals=64):
+def levels(rho, intervals=intervals):
     """sigma_0 ... sigma_intervals of Eq. 5, from 80 to 0.02."""
     return torch.tan(zsnr.karras(intervals + 1, bottom, top, rho))[:-1]
 
 
-def before(sigma, rho, intervals=64):
+def before(sigma, rho, intervals=intervals):
     """The level that a step down to sigma starts from."""
     return (sigma ** (1 / rho) + (top ** (1 / rho) - bottom ** (1 / rho)) / intervals) ** rho
 
@@ -146,13 +148,11 @@ printed = {
 }
 print(f"{'frozen denoiser':16s}{'paper':>20s}{'64 intervals':>22s}{'63 intervals':>22s}")
 rows = {name: [] for name in printed}
-for intervals in (64, 63):
+for n in (64, 63):
     low = torch.from_numpy(np.geomspace(bottom, 0.5, 50))
-    euler1 = frozen(before(low, 1, intervals), low, 1)
-    euler2, heun3 = (
-        frozen(s[:-1], s[1:], order) for s, order in ((levels(2, intervals), 1), (levels(3, intervals), 2))
-    )
-    rows["step, rho = 1"].append(f"{(top - bottom) / intervals:.4f}")
+    euler1 = frozen(before(low, 1, n), low, 1)
+    euler2, heun3 = (frozen(s[:-1], s[1:], order) for s, order in ((levels(2, n), 1), (levels(3, n), 2)))
+    rows["step, rho = 1"].append(f"{(top - bottom) / n:.4f}")
     rows["Euler, rho = 1"].append(f"{euler1.max():.3f} ... {euler1.min():.3f}")
     rows["Euler, rho = 2"].append(f"{euler2.min():.4f} ... {euler2.max():.4f}")
     rows["Heun, rho = 3"].append(f"{heun3.min():.5f} ... {heun3.max():.5f}")
@@ -166,7 +166,7 @@ def spread(rho, order):
     return (e.max() / e.min()).item()
 
 
-def equal_error(order, intervals=64):
+def equal_error(order):
     """The error of every step, if all are equal: no schedule of as many steps has a smaller largest one."""
 
     def last(e):
@@ -178,7 +178,7 @@ def equal_error(order, intervals=64):
             s = brentq(lambda b, s=s: frozen(torch.tensor(s), torch.tensor(b), order).item() - e, 1e-6, s, xtol=1e-13)
         return s - bottom
 
-    return brentq(last, 1e-4, 0.1, xtol=1e-12)
+    return brentq(last, 1e-4, 0.1 * (64 / intervals) ** 3, xtol=1e-12)
 
 
 fine = np.arange(1, 6, 0.01)
@@ -205,11 +205,11 @@ for order, name, rho in ((1, "Euler", 2), (2, "Heun", 3)):
 
 # %%
 images = data.load(ROOT / source, "train")
-level = 2 * torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 1
-pictures = images.compose(torch.arange(2000), level).double().flatten(1)
-noise = torch.randn(200, 1024, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-mean = pictures[:200].mean(0)
-span, _ = torch.linalg.qr((pictures[:200] - mean).T)
+level = 2 * torch.rand(10 * samples, generator=torch.Generator().manual_seed(0)) - 1
+pictures = images.compose(torch.arange(10 * samples), level).double().flatten(1)
+noise = torch.randn(samples, 1024, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+mean = pictures[:samples].mean(0)
+span, _ = torch.linalg.qr((pictures[:samples] - mean).T)
 
 
 def reduced(x):
@@ -217,7 +217,7 @@ def reduced(x):
     return torch.cat([inside, (x - inside @ span.T).norm(dim=1, keepdim=True)], 1)
 
 
-points, eps = reduced(pictures[:200] - mean), reduced(noise)
+points, eps = reduced(pictures[:samples] - mean), reduced(noise)
 points[:, -1] = 0.0  # rounding noise: no picture leaves the span
 exact = zsnr.Empirical(points)
 
@@ -230,7 +230,7 @@ def rmse(denoiser, y, noise, sigma_a, sigma_b, path):
 
 
 def sweep(rho, sigmas, path):
-    """(2, levels, 200): by method, level and sample."""
+    """(2, levels, samples): by method, level and sample."""
     starts = before(sigmas, rho)
     pairs = zip(starts.tolist(), sigmas.tolist(), strict=True)
     return torch.stack([rmse(exact, points, eps, a, b, path) for a, b in pairs], 1)
@@ -242,14 +242,14 @@ every = {2: sweep(2, levels(2)[1:], VE)[0], 3: sweep(3, levels(3)[1:], VE)[1]}  
 
 a, b = before(torch.tensor(2.0), 3).item(), 2.0
 small = rmse(exact, points, eps, a, b, VE)
-full = rmse(zsnr.Empirical(pictures[:200]), pictures[:200], noise, a, b, VE)
-large = rmse(zsnr.Empirical(pictures), pictures[:200], noise, a, b, VE)
+full = rmse(zsnr.Empirical(pictures[:samples]), pictures[:samples], noise, a, b, VE)
+large = rmse(zsnr.Empirical(pictures), pictures[:samples], noise, a, b, VE)
 assert (small - full).abs().max() < 1e-12
 print("one step to sigma = 2, rho = 3:       Euler    Heun")
 for name, e in (
-    ("200 pictures, 201 coordinates", small),
-    ("200 pictures, 1024 pixels", full),
-    ("2000 pictures, 1024 pixels", large),
+    (f"{samples} pictures, {samples + 1} coordinates", small),
+    (f"{samples} pictures, 1024 pixels", full),
+    (f"{10 * samples} pictures, 1024 pixels", large),
 ):
     print(f"  {name:32s}{e[0].mean():9.5f}{e[1].mean():9.5f}")
 
@@ -287,7 +287,7 @@ law = {rho: frozen(levels(rho)[:-1], levels(rho)[1:], k + 1) for k, rho in ((0, 
 for rho, name in ((2, "Euler"), (3, "Heun")):
     m, ratio = every[rho].mean(1), every[rho].mean(1) / law[rho]
     print(
-        f"{name}, rho = {rho}, all 64 intervals: {m.min():.5f} to {m.max():.5f}, mean {m.mean():.5f}, "
+        f"{name}, rho = {rho}, all {intervals} intervals: {m.min():.5f} to {m.max():.5f}, mean {m.mean():.5f}, "
         f"{ratio.min():.3f} to {ratio.max():.3f} of the frozen law"
     )
 uniform = ve[1][0][sigmas <= 0.5]
@@ -329,7 +329,7 @@ found += [
         equal=0.03,
         abs=0.005,
         note=f"levels spaced evenly in ln sigma, as for E-15: {every[2].mean(1).min():.3f} at 0.02 to "
-        f"{every[2].mean(1).max():.3f} at 80; over the 64 intervals, which crowd at high levels, the mean is "
+        f"{every[2].mean(1).max():.3f} at 80; over the {intervals} intervals, which crowd at high levels, the mean is "
         f"{every[2].mean():.4f}, above the rounding of 0.03",
     ),
     claims.measure("E-17", "Euler: the most level of rho = 1, 2, 3, 5, 7", flat[0], equal=2),
@@ -338,7 +338,7 @@ found += [
     ),
     claims.measure(
         "E-18",
-        "Heun, rho = 3: smallest and largest RMSE of all 64 intervals",
+        f"Heun, rho = 3: smallest and largest RMSE of all {intervals} intervals",
         [every[3][i].mean().item() for i in ends],
         interval=[interval(every[3][i].tolist()) for i in ends],
         at_least=0.00295,
@@ -530,7 +530,7 @@ print(
 found += [
     claims.measure(
         "E-20",
-        "largest error of a step, Heun, rho = 3, N = 64",
+        f"largest error of a step, Heun, rho = 3, N = {intervals}",
         every[3].mean(1).max().item(),
         at_most=0.01,
         direction=True,
@@ -558,7 +558,7 @@ damping = {s: (variance / (variance + s**2)).mean().sqrt().item() for s in (0.00
 print("error made at sigma:  " + "".join(f"{s:9g}" for s in damping))
 print("share that arrives:   " + "".join(f"{d:9.3f}" for d in damping.values()))
 
-coordinates, label = (pictures - pictures.mean(0)) @ basis, images.label[:2000]
+coordinates, label = (pictures - pictures.mean(0)) @ basis, images.label[: len(pictures)]
 mixture = Mixture(
     [zsnr.Gaussian(coordinates[label == k].mean(0), coordinates[label == k].var(0)) for k in range(10)],
     [float((label == k).sum()) for k in range(10)],
@@ -641,10 +641,10 @@ low = math.atan(bottom)
 inverted = truth * math.cos(low) + math.sin(low) * turned
 trips = {
     "Gaussian, t, N = 18": (gaussian, typical(low), 18, EDM),
-    "Gaussian, t, N = 64": (gaussian, typical(low), 64, EDM),
-    "Gaussian, sqrt t, N = 64": (gaussian, typical(low), 64, VE),
-    "mixture, t, N = 64": (mixture, inverted, 64, EDM),
-    "mixture, sqrt t, N = 64": (mixture, inverted, 64, VE),
+    f"Gaussian, t, N = {intervals}": (gaussian, typical(low), intervals, EDM),
+    f"Gaussian, sqrt t, N = {intervals}": (gaussian, typical(low), intervals, VE),
+    f"mixture, t, N = {intervals}": (mixture, inverted, intervals, EDM),
+    f"mixture, sqrt t, N = {intervals}": (mixture, inverted, intervals, VE),
 }
 few = [1, 2, 3, 4, 5, 7, 10, 20, 30]
 sums = {rho: frozen(levels(rho)[:-1], levels(rho)[1:], 2).sum().item() for rho in range(1, 31)}
@@ -704,7 +704,7 @@ for name, e in trip.items():
     right.loglog(
         few,
         list(e.values()),
-        ("o-" if kind == "Gaussian" else "s--") if N == "N = 64" else "^:",
+        ("o-" if kind == "Gaussian" else "s--") if name.endswith(f"N = {intervals}") else "^:",
         ms=3,
         color=look[path_name],
         label=f"{kind}, ${path_name.replace('sqrt t', chr(92) + 'sqrt{t}')}$, ${N}$",

@@ -7,6 +7,7 @@ v-prediction network predicts, and every sampler solves that one equation. Impor
 import pathlib
 
 from zsnr.denoiser import Empirical, Gaussian, NetworkDenoiser
+from zsnr.guidance import guided
 from zsnr.mixture import Mixture
 from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path, from_sde
 from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn, rk2
@@ -55,6 +56,7 @@ __all__ = [
     "generators",
     "geometric",
     "grid",
+    "guided",
     "heun",
     "karras",
     "linear",

@@ -1,7 +1,7 @@
-r"""The exact denoiser of pictures on a backdrop whose level is uniform: x0 = m_k g_k + c (1 - m_k), c ~ U[-1, 1].
+r"""The exact denoiser of pictures on a backdrop whose level is uniform: x0 = m_k g_k + c (1 - m_k), c ~ U[low, high].
 
-Given k, the density of x_phi in c is a Gaussian cut off at -1 and 1, so both the evidence for k and E[c | x_phi, k] are
-closed forms in the normal distribution (derived for this project):
+Given k, the density of x_phi in c is a Gaussian cut off at low and high, so both the evidence for k and
+E[c | x_phi, k] are closed forms in the normal distribution (derived for this project):
 
     log p(x_phi | c, k) = cos/sin^2 x.a - cos^2/(2 sin^2) |a|^2 + B c - A c^2 / 2 + const,    a = m_k g_k
     A = (cos/sin)^2 n_k,   B = cos/sin^2 x.(1 - m_k),   n_k = number of backdrop pixels
@@ -28,9 +28,13 @@ class UniformBackdrop:
     Args:
         foreground: (K, C, H, W), the pictures on a backdrop of level 0.
         mask: (K, 1, H, W) bool, the pixels that are not backdrop; some backdrop must show in each.
+        low, high: the levels' bounds; a fifth of [-1, 1] is what a caption word says.
     """
 
-    def __init__(self, foreground: Tensor, mask: Tensor) -> None:
+    def __init__(self, foreground: Tensor, mask: Tensor, low: float = -1.0, high: float = 1.0) -> None:
+        if not low < high:
+            raise ValueError(f"levels from {low} to {high}: low must be below high")
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
         backdrop = (~mask).expand_as(foreground).to(torch.float64).flatten(1)
         self.a = foreground.to(torch.float64).flatten(1) * (1 - backdrop)
         self.backdrop, self.n = backdrop, backdrop.sum(1)
@@ -43,11 +47,12 @@ class UniformBackdrop:
         a, backdrop, n, energy = (t.to(x.device) for t in (self.a, self.backdrop, self.n, self.energy))
         flat = x.to(torch.float64).flatten(1)
         if c == 0:
-            mean = a.mean(0).expand_as(flat)
+            mean = (a + self.middle * backdrop).mean(0).expand_as(flat)
         else:
             on_a, on_b = flat @ a.T, flat @ backdrop.T
             precision = (c / s) ** 2 * n
-            level, log_mass = truncated_normal(on_b / (c * n), precision.rsqrt())
+            unit, log_mass = truncated_normal((on_b / (c * n) - self.middle) / self.half, precision.rsqrt() / self.half)
+            level = self.middle + self.half * unit
             # what the integral over c leaves beside the truncated mass: exp(B^2 / 2A) sqrt(2 pi / A)
             evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * energy
             evidence = evidence + (on_b / s) ** 2 / (2 * n) - precision.log() / 2 + log_mass

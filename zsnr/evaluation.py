@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from zsnr import data, metrics
 from zsnr.denoiser import Denoiser, NetworkDenoiser
+from zsnr.guidance import guided
 from zsnr.network import ConditionalUNet
 from zsnr.sampler import SAMPLERS, generators, randn
 from zsnr.schedule import Schedule
@@ -84,23 +85,48 @@ def plan(variant: str, short: int, long: int, steps: list[int]) -> list[Cell]:
     return cells
 
 
-def draw(network: ConditionalUNet, variant: str, cell: Cell, n: int, precision: str, first_seed: int = 0) -> Tensor:
+def draw(
+    network: ConditionalUNet,
+    variant: str,
+    cell: Cell,
+    n: int,
+    precision: str,
+    first_seed: int = 0,
+    *,
+    word: int | None = None,
+    guidance: Mapping[str, Any] | None = None,
+    start: Callable[[Tensor, range, float], Tensor] | None = None,
+    skip: int = 0,
+) -> Tensor:
     """n pictures of one cell, (n, C, 32, 32), from the noises of seeds first_seed, first_seed + 1, ...
 
     Runs on the GPU where there is one; precision is float32, or bf16 for autocast to bfloat16.
+
+    Args:
+        word: the caption word beside the class, an index of `data.WORDS`; none where left out.
+        guidance: scale, rescale and space of `zsnr.guidance.guided`, against no condition; none where left out.
+        start: (noise, seeds, phi) -> x at the first angle, where that is not the noise itself.
+        skip: steps to leave out at the noisy end, for image-to-image starts.
     """
     kind, device = find(variant), "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     classes, words, channels = (network.config[k] for k in ("classes", "words", "channels"))
-    angles, pictures = cell.grid(kind.schedule), []
+    angles, pictures = cell.grid(kind.schedule)[skip:], []
     size = 1000 if device == "cuda" else 64  # larger batches leave a CPU's cache, and are slower
     for seeds in _batches(n, first_seed, size, f"{variant} {cell.name}"):
-        conditions = torch.tensor([[seed % classes, words] for seed in seeds], device=device)
-        denoiser = NetworkDenoiser(network, kind.schedule, kind.prediction, class_labels=conditions)
+        said = words if word is None else word
+        conditions = torch.tensor([[seed % classes, said] for seed in seeds], device=device)
+        denoiser: Denoiser = NetworkDenoiser(network, kind.schedule, kind.prediction, class_labels=conditions)
+        if guidance:
+            nothing = torch.tensor([[classes, words]], device=device).expand(len(seeds), 2)
+            without = NetworkDenoiser(network, kind.schedule, kind.prediction, class_labels=nothing)
+            denoiser = guided(denoiser, without, **guidance)
         own = generators(seeds)
         noise = randn((len(seeds), channels, data.SIZE, data.SIZE), own, device=device)
         if cell.offset_noise:
             noise += cell.offset_noise * randn((len(seeds), channels, 1, 1), own, device=device)
+        if start:
+            noise = start(noise, seeds, float(angles[0]))
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             pictures.append(SAMPLERS[cell.sampler](denoiser, noise, angles).float().cpu())
     return torch.cat(pictures)

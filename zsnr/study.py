@@ -13,6 +13,8 @@ from zsnr import evaluation, metrics
 class Study:
     """The evaluations of one profile: one seed from the evaluate stage, the others from the replicate stages.
 
+    Those of the ablate stages, where there are, belong to the same seeds.
+
     Args:
         folder: results/<profile>.
     """
@@ -21,9 +23,14 @@ class Study:
         folder = Path(folder)
         self.measures, self.samples = evaluation.load(folder / "evaluate")
         replicas = sorted(folder.glob("replicate/*"), key=lambda path: int(path.name))
-        loaded = [evaluation.load(path) for path in replicas]
-        self.seeds = [self.measures, *(measures for measures, _ in loaded)]
-        self.seed_samples = [self.samples, *(samples for _, samples in loaded)]
+        loaded = [(self.measures, self.samples), *(evaluation.load(path) for path in replicas)]
+        for k, (measures, samples) in enumerate(loaded):
+            if (folder / f"ablate/{k}").exists():
+                more = evaluation.load(folder / f"ablate/{k}")
+                measures.update({key: value for key, value in more[0].items() if key != "environment"})
+                samples.update(more[1])
+        self.seeds = [measures for measures, _ in loaded]
+        self.seed_samples = [samples for _, samples in loaded]
 
     def __contains__(self, cell: str) -> bool:
         return cell in self.measures

@@ -23,8 +23,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zsnr import ROOT, loop
-from zsnr.prediction import check_prediction, loss_weight, target
+from zsnr.prediction import check_prediction, target
 from zsnr.schedule import Schedule
+from zsnr.weighting import check_loss, loss_weight
 
 Draw = Callable[[int, Generator], tuple[Tensor, Tensor]]
 
@@ -35,7 +36,7 @@ class Recipe:
 
     Args:
         prediction: what the network predicts: eps, x0 or v.
-        loss: the variable whose plain squared error is the loss; the prediction's own where empty.
+        loss: the weight of the squared error, by its name in `zsnr.weighting`; plain error of the prediction if empty.
         images: how many training pictures are seen.
         batch: pictures a step, over all processes.
         lr: AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end.
@@ -59,7 +60,7 @@ class Recipe:
     def check(self, schedule: Schedule) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
         check_prediction(self.prediction, schedule)
-        check_prediction(self.loss or self.prediction)
+        check_loss(self.loss or self.prediction)
         for name in ("images", "batch", "lr", "ema_halflife"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")

@@ -9,7 +9,7 @@ from zsnr.schedule import Schedule, rescale_zero_terminal_snr, stable_diffusion
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train: eps on Stable Diffusion's schedule, or v on the same rescaled to zero terminal SNR."""
+    """A way to train: what is predicted, and whether Stable Diffusion's schedule is rescaled to zero terminal SNR."""
 
     prediction: str
     zero_snr: bool = False
@@ -28,9 +28,10 @@ class Variant:
 
 def find(name: str) -> Variant:
     """The variant of that name."""
-    if name not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}; choose one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    known = VARIANTS | ABLATIONS
+    if name not in known:
+        raise ValueError(f"unknown variant {name!r}; choose one of {', '.join(known)}")
+    return known[name]
 
 
 VARIANTS = {
@@ -39,3 +40,9 @@ VARIANTS = {
     "offset": Variant("eps", offset_noise=0.1),
     "zsnr": Variant("v", zero_snr=True),
 }
+
+ABLATIONS = {
+    "no-rescale": Variant("v"),
+    "x0": Variant("x0", zero_snr=True),
+}
+"""zsnr with one thing changed; eps with zero SNR is not defined. Sample steps and guidance need no training."""
