@@ -221,7 +221,13 @@ def run(notebook: NotebookNode, source: Path, out: Path | None, values: dict[str
             stdout_file=None if terminal else sys.stdout,
             stderr_file=None if terminal else sys.stderr,
             start_timeout=300,
-            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            config=Config(
+                {
+                    "KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"},
+                    # all is written by now; taking torch apart in good order costs a second
+                    "NotebookClient": {"shutdown_kernel": "immediate"},
+                }
+            ),
         )
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
