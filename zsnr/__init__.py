@@ -5,6 +5,7 @@ v-prediction network predicts, and every sampler solves that one equation. Impor
 """
 
 import pathlib
+from typing import Any
 
 from zsnr.denoiser import Empirical, Gaussian, NetworkDenoiser
 from zsnr.guidance import guided
@@ -28,6 +29,16 @@ from zsnr.stochastic import churn, euler_maruyama
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 """The checkout: notebooks run from other folders, and find parameters, data and results here."""
 
+
+def __getattr__(name: str) -> Any:
+    """The scheduler, imported when it is asked for: it needs diffusers."""
+    if name == "ZeroSNRScheduler":
+        from zsnr.scheduler import ZeroSNRScheduler
+
+        return ZeroSNRScheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "ANGLE",
     "EDM",
@@ -42,6 +53,7 @@ __all__ = [
     "NetworkDenoiser",
     "Path",
     "Schedule",
+    "ZeroSNRScheduler",
     "churn",
     "cosine",
     "ddim",

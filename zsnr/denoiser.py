@@ -10,7 +10,6 @@ linear algebra.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,21 +45,10 @@ class NetworkDenoiser:
         self.network, self.schedule, self.prediction, self.conditions = network, schedule, prediction, conditions
         parameter = next(network.parameters(), torch.zeros(()))
         self.dtype, self.device = parameter.dtype, parameter.device
-        self._angles = schedule.angle.numpy()
 
     def step(self, phi: float) -> float:
         """The (fractional) trained step, 0 .. T - 1, at an angle."""
-        last = float(self._angles[-1])
-        if not phi <= last:
-            raise ValueError(
-                f"angle {phi:.6g} (sigma = {math.tan(phi):.6g}) is above the last trained step's {last:.6g} "
-                f"(sigma = {math.tan(last):.6g}): start the grid at or below it"
-            )
-        angles = self._angles
-        k = int(angles.searchsorted(phi))
-        if k == 0 or angles[k] == phi:
-            return float(k)
-        return k - float((angles[k] - phi) / (angles[k] - angles[k - 1]))
+        return max(self.schedule.step_at(phi), 0.0)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:

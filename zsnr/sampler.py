@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -80,15 +81,17 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta}: DDIM's eta lies in [0, 1]")
 
-    def coefficients(phi: float, psi: float) -> tuple[float, float, float]:
-        if eta == 0:
-            return math.cos(psi - phi), math.sin(psi - phi), 0.0
-        (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
-        sigma = eta * s2 / s * math.sqrt(max(1 - (c / c2) ** 2, 0.0))
-        k = math.sqrt(max(s2**2 - sigma**2, 0.0))
-        return c2 * c + k * s, k * c - c2 * s, sigma
+    return _linear(partial(ddim_step, eta), denoiser, noise, grid, generators, callback, progress)
 
-    return _linear(coefficients, denoiser, noise, grid, generators, callback, progress)
+
+def ddim_step(eta: float, phi: float, psi: float) -> tuple[float, float, float]:
+    """(a, b, c) of DDIM's step x <- a x + b v + c z from angle phi to psi."""
+    if eta == 0:
+        return math.cos(psi - phi), math.sin(psi - phi), 0.0
+    (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
+    sigma = eta * s2 / s * math.sqrt(max(1 - (c / c2) ** 2, 0.0))
+    k = math.sqrt(max(s2**2 - sigma**2, 0.0))
+    return c2 * c + k * s, k * c - c2 * s, sigma
 
 
 def ddpm(

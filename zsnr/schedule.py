@@ -11,6 +11,8 @@ Source: Lin et al. 2023 (arXiv 2305.08891), Table 1 and Algorithm 1; Nichol & Dh
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +100,40 @@ class Schedule:
     def zero_snr(self) -> bool:
         """Does the last step carry no signal at all?"""
         return self.sqrt_alpha_bar[-1].item() == 0.0
+
+
+    def step_at(self, phi: float) -> float:
+        """The step, counted from 0, at an angle: a fraction between two steps, linear in the angle.
+
+        Below the first step, where the angle falls to the image's 0, it falls to -1.
+
+        Raises:
+            ValueError: an angle above the last step's.
+        """
+        angles = self._angles
+        if not phi <= angles[-1]:
+            raise ValueError(
+                f"angle {phi:.6g} (sigma = {math.tan(phi):.6g}) is above the last trained step's {angles[-1]:.6g} "
+                f"(sigma = {math.tan(angles[-1]):.6g}): start the grid at or below it"
+            )
+        k = bisect.bisect_left(angles, phi)
+        if angles[k] == phi:
+            return float(k)
+        low = angles[k - 1] if k else 0.0
+        return k - (angles[k] - phi) / (angles[k] - low)
+
+    def angle_at(self, step: float) -> float:
+        """The angle at a step, counted from 0, or at a fraction between two: the inverse of `step_at`."""
+        if not -1 <= step <= self.T - 1:
+            raise ValueError(f"step {step} of a schedule with T = {self.T}: steps are counted from 0 to {self.T - 1}")
+        k = math.ceil(step)
+        high, low = self._angles[k] if k >= 0 else 0.0, self._angles[k - 1] if k > 0 else 0.0
+        return high - (k - step) * (high - low)
+
+    @functools.cached_property
+    def _angles(self) -> list[float]:
+        angles: list[float] = self.angle.tolist()
+        return angles
 
 
 def from_betas(betas: Any) -> Schedule:

@@ -58,6 +58,14 @@ def raised(phi: float, gamma: float) -> float:
     return math.atan2((1 + gamma) * s, c) if gamma else phi
 
 
+def raise_step(phi: float, gamma: float, S_noise: float = 1.0) -> tuple[float, float]:
+    """(a, c) of x <- a x + c z, which brings x from the angle phi to `raised(phi, gamma)`."""
+    if not gamma:
+        return 1.0, 0.0
+    c = math.cos(raised(phi, gamma))
+    return c / math.cos(phi), S_noise * c * math.tan(phi) * math.sqrt(gamma * (2 + gamma))
+
+
 def churn(
     denoiser: Denoiser,
     noise: Tensor,
@@ -85,11 +93,7 @@ def churn(
         S_noise: factor on the new noise's std.
         order: 2 for Heun steps, 1 for Euler steps.
     """
-    if not 0 <= S_churn < math.inf or not 0 <= S_noise < math.inf or not 0 <= S_tmin <= S_tmax:
-        raise ValueError(
-            f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn and S_noise "
-            "at least 0, and S_tmin <= S_tmax, in units of sigma"
-        )
+    check_churn(S_churn, S_tmin, S_tmax, S_noise)
     if order not in (1, 2):
         raise ValueError(f"order = {order}: 2 for Heun steps, 1 for Euler steps")
     angles = check_grid(grid)
@@ -97,9 +101,8 @@ def churn(
     for phi, psi in pairwise(angles):
         g = gamma(phi, len(angles) - 1, S_churn, S_tmin, S_tmax)
         top = raised(phi, g)
-        scale = math.cos(top) / math.cos(phi) if g else 1.0
-        fresh = S_noise * math.cos(top) * math.tan(phi) * math.sqrt(g * (2 + g)) if g else 0.0
-        table.append((top, scale, fresh, *rk2_table(path, 1.0, [top, psi, 0.0] if psi else [top, 0.0])[0]))
+        step = rk2_table(path, 1.0, [top, psi, 0.0] if psi else [top, 0.0])[0]
+        table.append((top, *raise_step(phi, g, S_noise), *step))
     if any(fresh for _, _, fresh, *_ in table):
         check_generators(generators, len(noise))
     x = check_noise(noise)
@@ -120,6 +123,15 @@ def churn(
             v2 = denoiser(predicted, psi).to(x)
             x = axpby(x, on_x, v2.add(v, alpha=on_v), on_both)
     return x
+
+
+def check_churn(S_churn: float, S_tmin: float, S_tmax: float, S_noise: float) -> None:
+    """Refuse parameters of churn that mean nothing."""
+    if not 0 <= S_churn < math.inf or not 0 <= S_noise < math.inf or not 0 <= S_tmin <= S_tmax:
+        raise ValueError(
+            f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn and S_noise "
+            "at least 0, and S_tmin <= S_tmax, in units of sigma"
+        )
 
 
 def euler_maruyama(

@@ -13,8 +13,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
-    DDIMPipeline,
     DDIMScheduler,
+    DDPMPipeline,
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -152,7 +152,7 @@ def control_net(pipeline: StableDiffusionPipeline) -> ControlNetModel:
     ).eval()
 
 
-def unconditional(widths: Sequence[int] = (8, 16), seed: int = 0, **scheduler: Any) -> DDIMPipeline:
+def unconditional(widths: Sequence[int] = (8, 16), seed: int = 0, **scheduler: Any) -> DDPMPipeline:
     """Pictures of 3x16x16 from a UNet alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -165,7 +165,7 @@ def unconditional(widths: Sequence[int] = (8, 16), seed: int = 0, **scheduler: A
             norm_num_groups=min(widths) // 2,
             add_attention=False,
         ).eval()
-        return DDIMPipeline(unet=unet, scheduler=DDIMScheduler.from_config(STABLE_DIFFUSION_1 | scheduler))
+        return DDPMPipeline(unet=unet, scheduler=DDIMScheduler.from_config(STABLE_DIFFUSION_1 | scheduler))
 
 
 def quiet(pipeline: DiffusionPipeline) -> DiffusionPipeline:

@@ -1,0 +1,608 @@
+"""The drop-in scheduler inside real diffusers pipelines, against the package's own samplers and exact Gaussian data."""
+
+import functools
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+
+import zsnr
+from zsnr import NetworkDenoiser, ZeroSNRScheduler, scheduler, stochastic, tiny
+from zsnr.path import PATHS
+
+ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+CLOSE = {"rtol": 0, "atol": 1e-5}
+SOLVERS = {
+    "ddim": ({"solver": "ddim"}, zsnr.ddim),
+    "euler": ({"solver": "euler"}, zsnr.euler),
+    "heun": ({"solver": "heun"}, zsnr.heun),
+    "heun, flow": ({"solver": "heun", "path": "flow"}, functools.partial(zsnr.heun, path=PATHS["flow"])),
+    "midpoint": ({"solver": "rk2", "alpha": 0.5}, functools.partial(zsnr.rk2, alpha=0.5)),
+    "alpha 1.1": ({"solver": "rk2", "alpha": 1.1}, functools.partial(zsnr.rk2, alpha=1.1)),
+    "churn": (
+        {"solver": "heun", "S_churn": 3.0, "S_tmin": 0.05, "S_tmax": 50.0, "S_noise": 1.01},
+        functools.partial(zsnr.churn, S_churn=3.0, S_tmin=0.05, S_tmax=50.0, S_noise=1.01),
+    ),
+    "churn, Euler": ({"solver": "euler", "S_churn": 3.0}, functools.partial(zsnr.churn, S_churn=3.0, order=1)),
+}
+
+
+def grids(schedule, N):
+    """Every rule for choosing N levels, as the config says it and as the package does."""
+    karras = zsnr.karras(N - 1, schedule.sigma[0].item(), 80.0)
+    yield {}, zsnr.grid(schedule, N)
+    yield {"timestep_spacing": "linspace"}, zsnr.grid(schedule, N, "linspace")
+    yield {"levels": "power"}, zsnr.power(N)
+    yield {"levels": "uniform"}, zsnr.uniform(N)
+    yield {"levels": "geometric"}, zsnr.geometric(N)
+    yield {"use_karras_sigmas": True}, torch.cat([schedule.angle[-1:], karras])
+
+
+@functools.cache
+def pipeline(kind="sd", **config):
+    build = {"sd": tiny.stable_diffusion, "xl": tiny.stable_diffusion_xl, "unconditional": tiny.unconditional}[kind]
+    pipe = tiny.quiet(build())
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
+    return pipe
+
+
+def generators(n, first=0):
+    return [torch.Generator().manual_seed(first + k) for k in range(n)]
+
+
+def swap(pipe, **changes):
+    """The same pipeline with the drop-in."""
+    ours = ZeroSNRScheduler.from_config(pipe.scheduler.config, **changes)
+    return tiny.quiet(type(pipe)(**(pipe.components | {"scheduler": ours}), **keep(pipe)))
+
+
+def keep(pipe):
+    return {"requires_safety_checker": False} if "safety_checker" in pipe.components else {}
+
+
+# equal to the package's own samplers, for the same noise
+
+
+@pytest.mark.parametrize("config", [ZERO, ZERO | {"prediction_type": "sample"}], ids=["v", "x0"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_and_grid_in_an_unconditional_pipeline(solver, config):
+    options, sampler = SOLVERS[solver]
+    pipe = pipeline("unconditional", **config)
+    for changes, grid in grids(swap(pipe).scheduler.schedule, 7):
+        ours = swap(pipe, **options, **changes)
+        seeds = torch.Generator().manual_seed(5)
+        got = ours(batch_size=2, num_inference_steps=7, generator=seeds, output_type="pt").images
+        seeds = torch.Generator().manual_seed(5)
+        noise = torch.randn(2, 3, 16, 16, generator=seeds)
+        denoiser = NetworkDenoiser(ours.unet, ours.scheduler.schedule, ours.scheduler.prediction)
+        want = (sampler(denoiser, noise, grid, generators=seeds) / 2 + 0.5).clamp(0, 1)
+        torch.testing.assert_close(torch.as_tensor(got).float(), want, **CLOSE)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "midpoint", "churn"])
+def test_a_schedule_that_ends_at_a_finite_level(solver, prediction):
+    options, sampler = SOLVERS[solver]
+    if "S_churn" in options:  # no churn at the first level: there it is equal in law only
+        options = options | {"S_tmax": 5.0}
+        sampler = functools.partial(sampler, S_tmax=5.0)
+    pipe = pipeline("unconditional", prediction_type=prediction)
+    schedule = swap(pipe).scheduler.schedule
+    for changes, grid in (
+        ({"timestep_spacing": "leading"}, zsnr.grid(schedule, 7, "leading")),
+        ({"levels": "power"}, zsnr.power(7, phi_max=schedule.angle[-1].item())),
+        ({"levels": "karras"}, zsnr.karras(7, schedule.sigma[0].item(), schedule.sigma[-1].item())),
+    ):
+        ours = swap(pipe, **options, **changes).scheduler
+        denoiser = NetworkDenoiser(pipe.unet, ours.schedule, ours.prediction)
+        noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        got = loop(ours, pipe.unet, noise, 7, generators(2))
+        # eps is divided by cos(phi) = .07 at the start; the images here are up to 30 large
+        want = sampler(denoiser, noise, grid.clamp(max=schedule.angle[-1]), generators=generators(2))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def loop(ours, network, x, N, generator=None, **given):
+    """The calls of a pipeline, and nothing else."""
+    ours.set_timesteps(**(given or {"num_inference_steps": N}))
+    with torch.no_grad():
+        for t in ours.timesteps:
+            drawn = {"generator": generator} if generator else {}
+            x = ours.step(network(ours.scale_model_input(x, t), t).sample, t, x, **drawn).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "churn"])
+def test_text_to_image_with_guidance_and_its_rescaling(kind, solver):
+    options, sampler = SOLVERS[solver]
+    pipe = swap(pipeline(kind, **ZERO), **options, levels="power")
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    said = ["a black square", "white"]
+    got = pipe(
+        said, num_inference_steps=6, guidance_scale=7.5, guidance_rescale=0.7, latents=noise, height=32, width=32,
+        output_type="latent", generator=generators(2),
+    ).images  # fmt: skip
+    conditions = []
+    if kind == "sd":
+        encoded = pipe.encode_prompt(said, "cpu", 1, True)
+        conditions = [{"encoder_hidden_states": e} for e in encoded]
+    else:
+        pos, neg, pooled, no_pooled = pipe.encode_prompt(said, device="cpu", num_images_per_prompt=1)
+        ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 2)
+        conditions = [
+            {"encoder_hidden_states": e, "added_cond_kwargs": {"text_embeds": p, "time_ids": ids}}
+            for e, p in ((pos, pooled), (neg, no_pooled))
+        ]
+    both = [NetworkDenoiser(pipe.unet, pipe.scheduler.schedule, "v", **c) for c in conditions]
+    want = sampler(zsnr.guided(*both, 7.5, 0.7), noise, zsnr.power(6), generators=generators(2))
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "alpha 1.1", "churn"])
+def test_image_to_image_starts_in_the_middle_at_the_level_it_should(solver):
+    options, sampler = SOLVERS[solver]
+    pipe = StableDiffusionImg2ImgPipeline.from_pipe(swap(pipeline("sd", **ZERO), **options))
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    seeds = torch.Generator().manual_seed(4)
+    got = tiny.quiet(pipe)(
+        "a", image=latents, strength=0.5, num_inference_steps=8, guidance_scale=1.0, output_type="latent",
+        generator=seeds,
+    ).images  # fmt: skip
+    seeds = torch.Generator().manual_seed(4)
+    noise = torch.randn(1, 4, 16, 16, generator=seeds)
+    encoded = pipe.encode_prompt("a", "cpu", 1, False)[0]
+    ours = pipe.scheduler
+    denoiser = NetworkDenoiser(pipe.unet, ours.schedule, "v", encoder_hidden_states=encoded)
+    grid = zsnr.grid(ours.schedule, 8)[4:]
+    if solver != "churn":
+        start = math.cos(grid[0]) * latents + math.sin(grid[0]) * noise
+        want = sampler(denoiser, start, grid)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    else:  # the picture is noised at the raised level: one with Algorithm 2 in law
+        assert torch.isfinite(got).all()
+        top = stochastic.raised(grid[0].item(), stochastic.gamma(grid[0].item(), 8, 3.0, 0.05, 50.0))
+        noised = ours.add_noise(latents, noise, ours.timesteps[8:9])
+        torch.testing.assert_close(noised, math.cos(top) * latents + math.sin(top) * noise, **CLOSE)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_inpainting_keeps_what_is_not_masked(solver):
+    pipe = StableDiffusionInpaintPipeline.from_pipe(swap(pipeline("sd", **ZERO), **SOLVERS[solver][0]))
+    picture, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    mask[..., 16:] = 1
+
+    def run(mask):
+        return tiny.quiet(pipe)(
+            "a", image=picture, mask_image=mask, num_inference_steps=5, height=32, width=32, strength=0.8,
+            output_type="latent", generator=torch.Generator().manual_seed(0),
+        ).images  # fmt: skip
+
+    kept, painted, all_painted = run(torch.zeros_like(mask)), run(mask), run(torch.ones_like(mask))
+    torch.testing.assert_close(painted[..., :8], kept[..., :8], **CLOSE)
+    assert (painted[..., 8:] - kept[..., 8:]).abs().max() > 1e-2
+    assert torch.isfinite(all_painted).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_control_net(solver):
+    pipe = swap(pipeline("sd", **ZERO), **SOLVERS[solver][0])
+    control = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=tiny.control_net(pipe))
+    arguments = {"num_inference_steps": 4, "height": 32, "width": 32, "output_type": "latent"}
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    got = tiny.quiet(control)("a", image=picture, latents=noise, generator=generators(1), **arguments).images
+    # a new ControlNet's outputs are zero: what the pipeline gives without it
+    want = pipe("a", latents=noise, generator=generators(1), **arguments).images
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+# equal to diffusers, where it is right
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(("config", "prediction"), [(ZERO, "v_prediction"), (ZERO, "sample"), ({}, "epsilon")])
+def test_ddim_is_matched_where_the_steps_divide_T(config, prediction, eta):
+    config = config | {"prediction_type": prediction, "set_alpha_to_one": True}
+    if eta and config.get("rescale_betas_zero_snr"):
+        config = config | {"rescale_betas_zero_snr": False}  # there diffusers divides zero by zero
+    pipe = pipeline("unconditional", **config)
+    theirs, noise = pipe.scheduler, torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    theirs = DDIMScheduler.from_config(theirs.config, timestep_spacing="trailing")
+    ours = ZeroSNRScheduler.from_config(theirs.config)
+    results = []
+    for each in (theirs, ours):
+        each.set_timesteps(10)
+        g, x = torch.Generator().manual_seed(1), noise
+        with torch.no_grad():
+            for t in each.timesteps:
+                x = each.step(pipe.unet(x, t).sample, t, x, eta=eta, generator=g, return_dict=False)[0]
+        results.append(x)
+    assert theirs.timesteps.tolist() == ours.timesteps.tolist()
+    # theirs is float32 from the betas on
+    torch.testing.assert_close(results[1], results[0], rtol=2e-5, atol=1e-5)
+
+
+def test_ddims_clipping_is_matched():
+    pipe = pipeline("unconditional", **ZERO, clip_sample=True, set_alpha_to_one=True)
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert ZeroSNRScheduler.from_config(pipe.scheduler.config).config.clip_sample
+    got = loop(ZeroSNRScheduler.from_config(pipe.scheduler.config), pipe.unet, noise, 10)
+    theirs, x = pipe.scheduler, noise
+    theirs.set_timesteps(10)
+    with torch.no_grad():
+        for t in theirs.timesteps:  # by default, its eps is not the clipped x0's
+            x = theirs.step(pipe.unet(x, t).sample, t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(got, x, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "changes"),
+    [(EulerDiscreteScheduler, {"solver": "ddim"}), (HeunDiscreteScheduler, {"solver": "heun", "path": "EDM"})],
+)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("karras", [False, True])
+def test_euler_and_heun_are_matched_in_sigma(theirs, changes, prediction, karras):
+    pipe = pipeline("unconditional", prediction_type=prediction)
+    theirs = theirs.from_config(pipe.scheduler.config, timestep_spacing="linspace", use_karras_sigmas=karras)
+    theirs.set_timesteps(10)  # 999 / 9 is whole: no level between two steps, where theirs is linear in sigma
+    ours = ZeroSNRScheduler.from_config(theirs.config, **changes)
+    # their float32 top is above the table's by rounding
+    levels = theirs.sigmas.unique().flip(0).double().clamp(max=ours.schedule.sigma[-1].item()).tolist()
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    top = math.atan(theirs.sigmas[0])
+
+    def network(x, t):  # takes any level, whatever the step's rounding
+        return type("Output", (), {"sample": torch.tanh(x)})
+
+    x = noise * math.tan(top)
+    for t in theirs.timesteps:
+        x = theirs.step(network(theirs.scale_model_input(x, t), t).sample, t, x).prev_sample
+    got = loop(ours, network, noise * math.sin(top), 0, sigmas=levels)
+    torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-5)  # their sigmas are float32
+
+
+# what pipelines rely on
+
+
+def cases():
+    for options, _ in SOLVERS.values():
+        for changes in ({}, {"levels": "power"}, {"levels": "geometric"}, {"levels": "karras", "sigma_min": 0.002}):
+            yield options | changes
+
+
+@pytest.mark.parametrize("options", cases(), ids=str)
+@pytest.mark.parametrize("N", [1, 2, 3, 25, 61, 100])
+def test_each_published_timestep_has_the_level_of_its_call(options, N):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, **options)
+    ours.set_timesteps(N)
+    second = sum(call.kind in ("second", "euler") for call in ours._calls)
+    assert len(ours.timesteps) == len(ours._calls) == N + second
+    assert second == (N - 1 if ours.order == 2 else 0)
+    one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for t, call in zip(ours.timesteps, ours._calls, strict=True):
+        reached = torch.atan2(ours.add_noise(none, one, t[None]), ours.add_noise(one, none, t[None])).item()
+        assert reached == pytest.approx(call.phi, rel=2e-6)
+        assert -1e-6 < t <= 999
+        if call.phi == math.pi / 2:
+            assert ours.add_noise(one, none, t[None]).item() == 0.0
+    for k in range(N):  # step k begins at call order * k
+        assert ours._calls[ours.order * k].kind in ("whole", "first")
+    assert ours.init_noise_sigma == 1.0
+
+
+def test_a_step_that_alpha_would_carry_beyond_the_image_is_eulers_and_still_takes_two_calls():
+    pipe = pipeline("unconditional", **ZERO)
+    ours = swap(pipe, solver="rk2", alpha=1.5).scheduler
+    levels = [math.inf, 2.0, 0.3, 0.1]
+    angles = [math.atan(s) for s in levels]
+    ours.set_timesteps(sigmas=levels)
+    assert [call.kind for call in ours._calls] == ["first", "second", "first", "euler", "first", "second", "whole"]
+    assert [ours._calls[k].phi for k in (0, 2, 3, 4, 6)] == [*angles[:2], angles[2], *angles[2:]]
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoiser, grid = NetworkDenoiser(pipe.unet, ours.schedule, "v"), torch.tensor([*angles, 0.0], dtype=torch.float64)
+    got = loop(ours, pipe.unet, noise, 0, sigmas=levels)
+    torch.testing.assert_close(got, zsnr.rk2(denoiser, noise, grid, alpha=1.5), **CLOSE)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_noise_as_it_was_trained_is_what_add_noise_and_get_velocity_give(solver):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, **SOLVERS[solver][0])
+    theirs = DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO)
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 500, 999])
+    torch.testing.assert_close(ours.add_noise(x0, eps, t), theirs.add_noise(x0, eps, t), rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.get_velocity(x0, eps, t), theirs.get_velocity(x0, eps, t), rtol=0, atol=1e-4)
+    assert torch.equal(ours.add_noise(x0, eps, t)[2], eps[2])
+    assert torch.equal(ours.get_velocity(x0, eps, t)[2], -x0[2])
+
+
+def test_sampling_can_begin_at_any_step_with_or_without_an_index():
+    pipe = pipeline("unconditional", **ZERO)
+    ours = swap(pipe, solver="heun").scheduler
+    noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoiser = NetworkDenoiser(pipe.unet, ours.schedule, "v")
+    for k in range(6):
+        want = zsnr.heun(denoiser, noise, zsnr.grid(ours.schedule, 6)[k:])
+        for told in (True, False):
+            ours.set_timesteps(6)
+            if told:
+                ours.set_begin_index(2 * k)
+            x = noise
+            with torch.no_grad():
+                for t in ours.timesteps[2 * k :]:
+                    x = ours.step(pipe.unet(x, t).sample, t, x).prev_sample
+            torch.testing.assert_close(x, want, **CLOSE)
+            assert ours.step_index == 11
+    ours.set_timesteps(6)
+    ours.set_begin_index(3)
+    with pytest.raises(ValueError, match="second half of a step"):
+        ours.step(noise, ours.timesteps[3], noise)
+
+
+def test_levels_of_ones_own():
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO)
+    ours.set_timesteps(sigmas=[math.inf, 5.0, 0.5, 0.01, 0.0])
+    assert [call.phi for call in ours._calls] == [math.pi / 2, math.atan(5), math.atan(0.5), math.atan(0.01)]
+    ours.set_timesteps(timesteps=[999, 700.5, 20])
+    assert ours.timesteps.tolist() == [999, 700.5, 20]
+    ours.set_timesteps(timesteps=[999, 700, 20])
+    assert ours.timesteps.dtype == torch.int64
+    assert ours.num_inference_steps == 3
+    with pytest.raises(ValueError, match="must fall"):
+        ours.set_timesteps(timesteps=[20, 700])
+    with pytest.raises(ValueError, match="counted from 0 to 999"):
+        ours.set_timesteps(timesteps=[1000, 700])
+    with pytest.raises(ValueError, match="one of num_inference_steps, timesteps and sigmas"):
+        ours.set_timesteps()
+    finite = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1)
+    with pytest.raises(ValueError, match="above the last trained step"):
+        finite.set_timesteps(sigmas=[80.0, 1.0])
+    finite = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1, S_churn=10.0)
+    with pytest.raises(ValueError, match=r"churn raises sigma = 14.6146 to 20.6.*S_tmax"):
+        finite.set_timesteps(10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_states_type_is_kept(dtype):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun")
+    x = torch.randn(1, 4, 8, 8).to(dtype)
+    ours.set_timesteps(5)
+    for t in ours.timesteps:
+        x, x0 = ours.step(torch.randn(1, 4, 8, 8).to(dtype), t, x, return_dict=False)
+        assert x.dtype == x0.dtype == dtype
+        assert torch.isfinite(x).all()
+    with pytest.raises(ValueError, match="all steps are done"):
+        ours.step(x, 0, x)
+
+
+def test_every_compatible_scheduler_can_be_swapped_and_swapped_back():
+    names = [name for name in ZeroSNRScheduler._compatibles if name != "DPMSolverSDEScheduler"]  # wants torchsde
+    assert len(names) > 10
+    config = tiny.STABLE_DIFFUSION_1 | {"prediction_type": "v_prediction"}
+    for name in names:
+        theirs = getattr(diffusers, name).from_config(config)
+        ours = ZeroSNRScheduler.from_config(theirs.config)
+        assert ours.config.beta_schedule == "scaled_linear"
+        assert ours.config.prediction_type == theirs.config.get("prediction_type", "epsilon")
+        assert getattr(diffusers, name) in ours.compatibles
+        back = type(theirs).from_config(ours.config)
+        if name != "EDMEulerScheduler":  # which has none
+            torch.testing.assert_close(back.betas, theirs.betas)
+
+
+def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
+    pipe = swap(pipeline("sd", **ZERO), solver="rk2", alpha=0.5, levels="power", S_churn=2.0)
+    pipe.save_pretrained(tmp_path)
+    again = StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert isinstance(again.scheduler, ZeroSNRScheduler)
+    assert {k: v for k, v in again.scheduler.config.items() if k[0] != "_"} == {
+        k: v for k, v in pipe.scheduler.config.items() if k[0] != "_"
+    }
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    arguments = {"num_inference_steps": 3, "latents": noise, "output_type": "latent", "height": 32, "width": 32}
+    one, two = (tiny.quiet(p)("a", generator=generators(1), **arguments).images for p in (pipe, again))
+    assert torch.equal(one, two)
+    loaded = ZeroSNRScheduler.from_pretrained(tmp_path, subfolder="scheduler", solver="ddim")
+    assert loaded.config.solver == "ddim"
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.cosine()).betas.numpy()
+    ZeroSNRScheduler(trained_betas=betas, prediction_type="v_prediction").save_pretrained(tmp_path / "betas")
+    assert ZeroSNRScheduler.from_pretrained(tmp_path / "betas").schedule.zero_snr
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prediction_type": "epsilon"}, "notebook 11.*fine-tune it to v-prediction"),
+        ({"prediction_type": "flow_prediction"}, "unknown prediction_type 'flow_prediction'"),
+        ({"solver": "unipc"}, "unknown solver 'unipc'; choose one of ddim"),
+        ({"levels": "exponential"}, "unknown levels"),
+        ({"path": "sigma"}, "unknown path"),
+        ({"timestep_spacing": "even"}, "unknown timestep_spacing"),
+        ({"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*trained_betas"),
+        ({"alpha": 0.0}, "alpha = 0.0"),
+        ({"S_churn": -1.0}, "S_churn = -1.0"),
+        ({"trained_betas": [0.1, 2.0]}, "betas must lie in"),
+    ],
+)
+def test_bad_configs_are_refused_with_a_remedy(change, message):
+    with pytest.raises(ValueError, match=message):
+        ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO | change)
+
+
+@pytest.mark.parametrize("theirs", [EDMEulerScheduler, FlowMatchEulerDiscreteScheduler])
+def test_configs_without_betas_are_refused(theirs):
+    with pytest.raises(ValueError, match=r"config has no beta_schedule.*EDMAsV"):
+        ZeroSNRScheduler.from_config(theirs().config)
+
+
+def test_bad_calls_are_refused():
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun")
+    x = torch.zeros(1, 4, 8, 8)
+    with pytest.raises(ValueError, match="set_timesteps"):
+        ours.step(x, 999, x)
+    for N in (0, 2.5, None):
+        with pytest.raises(ValueError, match=r"num_inference_steps"):
+            ours.set_timesteps(N)
+    ours.set_timesteps(5)
+    with pytest.raises(ValueError, match=r"timestep 3\.0 is not one of"):
+        ours.step(x, 3, x)
+    with pytest.raises(ValueError, match="eta is DDIM's"):
+        ours.step(x, 999, x, eta=0.5)
+    with pytest.raises(ValueError, match="1001 sampling steps"):
+        ours.set_timesteps(1001)
+
+
+def test_leading_steps_are_replaced_aloud_on_a_zero_snr_schedule(caplog):
+    config = tiny.STABLE_DIFFUSION_1 | ZERO | {"timestep_spacing": "leading"}
+    ours = ZeroSNRScheduler.from_config(config)
+    assert ours.config.timestep_spacing == "trailing"
+    assert "taking trailing" in caplog.text
+    kept = ZeroSNRScheduler.from_config(config, timestep_spacing="leading")
+    with pytest.warns(UserWarning, match="leading spacing"):
+        kept.set_timesteps(10)
+
+
+# exact Gaussian data, in a real pipeline
+
+
+class Exact(torch.nn.Module):
+    """The best v-prediction network for pixels ~ N(mean, variance), as a diffusers UNet is called."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, schedule, mean, variance):
+        super().__init__()
+        self.schedule = schedule
+        self.gauss = zsnr.Gaussian(torch.full((4, 16, 16), mean), torch.full((4, 16, 16), variance))
+        self.config = type("Config", (), {"sample_size": 16, "in_channels": 4, "time_cond_proj_dim": None})
+
+    def forward(self, x, t, *_, **__):
+        v = self.gauss(x, self.schedule.angle_at(max(float(t), 0.0)))
+        return type("Output", (tuple,), {"sample": v})((v,))
+
+
+def response(ours, network, monkeypatch, **given):
+    """(mean, std) of a pixel, exactly: the output is affine in the pixel's initial and fresh noises."""
+    draws = []
+
+    def noise(shape, **_):
+        draws.append(len(draws) == noise.one)
+        return torch.full(shape, float(draws[-1]), dtype=torch.float64)
+
+    monkeypatch.setattr(scheduler, "randn_tensor", noise)
+
+    def run(initial, one=-1):
+        draws.clear()
+        noise.one = one
+        x = torch.full((1, 4, 16, 16), initial).double() * ours.init_noise_sigma
+        return loop(ours, network, x, 0, **given)[0, 0, 0, 0]
+
+    mean = run(0.0).item()
+    fresh = len(draws)
+    return mean, math.hypot(run(1.0).item() - mean, *(run(0.0, k).item() - mean for k in range(fresh)))
+
+
+def latents(scheduler, network, N, batch=1):
+    """Latents from a real text-to-image pipeline whose UNet is the exact one, and the noise they started from."""
+    parts = pipeline("sd").components | {"unet": network, "scheduler": scheduler}
+    pipe = tiny.quiet(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+    noise = torch.randn(batch, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return noise, pipe(
+        ["a"] * batch, num_inference_steps=N, guidance_scale=1.0, latents=noise, output_type="latent",
+        generator=torch.Generator().manual_seed(1),
+    ).images  # fmt: skip
+
+
+def line(noise, x):
+    """Offset and slope of the output over the noise, and how far from a line it is."""
+    slope = ((x - x.mean()) * (noise - noise.mean())).mean() / noise.var(correction=0)
+    offset = x.mean() - slope * noise.mean()
+    return offset.item(), slope.item(), (x - offset - slope * noise).abs().max().item()
+
+
+DATA = [(0.5, 0.25), (-0.3, 4.0), (0.2, 16.0)]
+
+
+@pytest.mark.parametrize(("mean", "variance"), DATA)
+def test_heun_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, variance):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun", levels="power")
+    network, std, errors = Exact(ours.schedule, mean, variance), math.sqrt(variance), []
+    for N in (10, 25, 50):
+        offset, slope, bent = line(*latents(ours, network, N))
+        assert bent < 1e-4 * std
+        errors.append(max(abs(offset - mean) / std, abs(slope / std - 1)))
+    # what the grid promises for any variance from 1/64 to 64
+    assert all(error < most for error, most in zip(errors, (0.08, 0.015, 0.004), strict=True)), errors
+
+
+@pytest.mark.parametrize(("mean", "variance"), DATA)
+def test_churn_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, variance):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun", levels="power", S_churn=30.0)
+    x = latents(ours, Exact(ours.schedule, mean, variance), 100, batch=32)[1]
+    std, n = math.sqrt(variance), x.numel()
+    # 4 standard errors of a sample of n, and one per cent for the steps
+    assert x.mean().item() == pytest.approx(mean, abs=std * (4 / math.sqrt(n) + 0.01))
+    assert x.std().item() == pytest.approx(std, rel=4 / math.sqrt(2 * n) + 0.01)
+
+
+def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
+    config = tiny.STABLE_DIFFUSION_1 | {"prediction_type": "v_prediction"}
+    ours = ZeroSNRScheduler.from_config(config, solver="heun", S_churn=4.0, S_noise=1.03)
+    network = Exact(ours.schedule, 0.3, 4.0)
+    grid = zsnr.karras(12, sigma_min=0.05, sigma_max=9.0)  # above the first trained level
+    ours.set_timesteps(sigmas=grid.tan().tolist())
+    assert ours.init_noise_sigma > 1
+    _, std = response(ours, network, monkeypatch, sigmas=grid.tan().tolist())
+    table = []
+
+    def fresh(shape, *_):
+        table.append(len(table) == fresh.one)
+        return torch.full(shape, float(table[-1]), dtype=torch.float64)
+
+    monkeypatch.setattr(stochastic, "randn", fresh)
+
+    def run(initial, one):
+        table.clear()
+        fresh.one = one
+        x = torch.full((1, 4, 16, 16), initial).double()
+        seeds = torch.Generator()
+        return zsnr.churn(network.gauss, x, grid, S_churn=4.0, S_noise=1.03, generators=seeds)[0, 0, 0, 0].item()
+
+    mean = run(0.0, -1)
+    draws = len(table)
+    want = math.hypot(run(1.0, -1) - mean, *(run(0.0, k) - mean for k in range(draws)))
+    assert std == pytest.approx(want, rel=1e-6)
+
+
+def test_diffusers_own_schedulers_in_the_same_pipeline_miss_what_the_drop_in_reaches():
+    config = tiny.STABLE_DIFFUSION_1 | ZERO
+    ours = ZeroSNRScheduler.from_config(config, solver="heun")
+    network = Exact(ours.schedule, 0.5, 16.0)
+
+    def errors(scheduler, N):
+        offset, slope, _ = line(*latents(scheduler, network, N))
+        return abs(offset - 0.5) / 4, abs(slope / 4 - 1)
+
+    at_61 = errors(DDIMScheduler.from_config(config), 61)
+    assert at_61[1] > 0.9, "nearly every seed gives the mean"
+    assert max(errors(ours, 61)) < 0.02
+    table = config | {"trained_betas": ours.schedule.betas.float().numpy(), "rescale_betas_zero_snr": False}
+    assert not np.isfinite(errors(HeunDiscreteScheduler.from_config(table), 10)).any()
+    assert max(errors(ours, 10)) < 0.2
