@@ -22,6 +22,7 @@ from diffusers import (
 import zsnr
 from zsnr import NetworkDenoiser, ZeroSNRScheduler, scheduler, stochastic, tiny
 from zsnr.path import PATHS
+from zsnr.wrap import VModel
 
 ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -482,20 +483,10 @@ def test_leading_steps_are_replaced_aloud_on_a_zero_snr_schedule(caplog):
 # exact Gaussian data, in a real pipeline
 
 
-class Exact(torch.nn.Module):
-    """The best v-prediction network for pixels ~ N(mean, variance), as a diffusers UNet is called."""
-
-    dtype, device = torch.float32, torch.device("cpu")
-
-    def __init__(self, schedule, mean, variance):
-        super().__init__()
-        self.schedule = schedule
-        self.gauss = zsnr.Gaussian(torch.full((4, 16, 16), mean), torch.full((4, 16, 16), variance))
-        self.config = type("Config", (), {"sample_size": 16, "in_channels": 4, "time_cond_proj_dim": None})
-
-    def forward(self, x, t, *_, **__):
-        v = self.gauss(x, self.schedule.angle_at(max(float(t), 0.0)))
-        return type("Output", (tuple,), {"sample": v})((v,))
+def exact(schedule, mean, variance):
+    """The best v-prediction network for latents ~ N(mean, variance)."""
+    shape = (4, 16, 16)
+    return VModel(zsnr.Gaussian(torch.full(shape, mean), torch.full(shape, variance)), schedule, 4, 16)
 
 
 def response(ours, network, monkeypatch, **given):
@@ -543,7 +534,7 @@ DATA = [(0.5, 0.25), (-0.3, 4.0), (0.2, 16.0)]
 @pytest.mark.parametrize(("mean", "variance"), DATA)
 def test_heun_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, variance):
     ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun", levels="power")
-    network, std, errors = Exact(ours.schedule, mean, variance), math.sqrt(variance), []
+    network, std, errors = exact(ours.schedule, mean, variance), math.sqrt(variance), []
     for N in (10, 25, 50):
         offset, slope, bent = line(*latents(ours, network, N))
         assert bent < 1e-4 * std
@@ -555,7 +546,7 @@ def test_heun_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, variance
 @pytest.mark.parametrize(("mean", "variance"), DATA)
 def test_churn_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, variance):
     ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, solver="heun", levels="power", S_churn=30.0)
-    x = latents(ours, Exact(ours.schedule, mean, variance), 100, batch=32)[1]
+    x = latents(ours, exact(ours.schedule, mean, variance), 100, batch=32)[1]
     std, n = math.sqrt(variance), x.numel()
     # 4 standard errors of a sample of n, and one per cent for the steps
     assert x.mean().item() == pytest.approx(mean, abs=std * (4 / math.sqrt(n) + 0.01))
@@ -565,7 +556,7 @@ def test_churn_from_exactly_zero_snr_reaches_the_true_mean_and_std(mean, varianc
 def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
     config = tiny.STABLE_DIFFUSION_1 | {"prediction_type": "v_prediction"}
     ours = ZeroSNRScheduler.from_config(config, solver="heun", S_churn=4.0, S_noise=1.03)
-    network = Exact(ours.schedule, 0.3, 4.0)
+    network = exact(ours.schedule, 0.3, 4.0)
     grid = zsnr.karras(12, sigma_min=0.05, sigma_max=9.0)  # above the first trained level
     ours.set_timesteps(sigmas=grid.tan().tolist())
     assert ours.init_noise_sigma > 1
@@ -583,7 +574,7 @@ def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
         fresh.one = one
         x = torch.full((1, 4, 16, 16), initial).double()
         seeds = torch.Generator()
-        return zsnr.churn(network.gauss, x, grid, S_churn=4.0, S_noise=1.03, generators=seeds)[0, 0, 0, 0].item()
+        return zsnr.churn(network.denoiser, x, grid, S_churn=4.0, S_noise=1.03, generators=seeds)[0, 0, 0, 0].item()
 
     mean = run(0.0, -1)
     draws = len(table)
@@ -594,7 +585,7 @@ def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
 def test_diffusers_own_schedulers_in_the_same_pipeline_miss_what_the_drop_in_reaches():
     config = tiny.STABLE_DIFFUSION_1 | ZERO
     ours = ZeroSNRScheduler.from_config(config, solver="heun")
-    network = Exact(ours.schedule, 0.5, 16.0)
+    network = exact(ours.schedule, 0.5, 16.0)
 
     def errors(scheduler, N):
         offset, slope, _ = line(*latents(scheduler, network, N))

@@ -33,26 +33,41 @@ class NetworkDenoiser:
             has its answer in `.sample`. Runs in its own dtype and on its own device.
         schedule: the schedule it was trained with.
         prediction: what it predicts: eps, x0 or v.
+        whole_steps: take the nearest step, for networks that look their steps up in a table.
         conditions: passed on to every call, such as class_labels or encoder_hidden_states.
 
     Raises:
-        ValueError: eps with a zero-SNR schedule (at construction), or an angle above the schedule's last (at the
-            call): the network never saw so much noise.
+        ValueError: eps with a zero-SNR schedule, or a network whose card (`zsnr.card`) says something else (at
+            construction); an angle above the schedule's last (at the call): it never saw so much noise.
     """
 
-    def __init__(self, network: torch.nn.Module, schedule: Schedule, prediction: str, **conditions: Any) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        schedule: Schedule,
+        prediction: str,
+        *,
+        whole_steps: bool = False,
+        **conditions: Any,
+    ) -> None:
         check_prediction(prediction, schedule)
+        if (card := getattr(network, "card", None)) is not None:
+            card.check(prediction, schedule)
+        self.whole_steps = whole_steps
         self.network, self.schedule, self.prediction, self.conditions = network, schedule, prediction, conditions
         parameter = next(network.parameters(), torch.zeros(()))
         self.dtype, self.device = parameter.dtype, parameter.device
 
     def step(self, phi: float) -> float:
         """The (fractional) trained step, 0 .. T - 1, at an angle."""
-        return max(self.schedule.step_at(phi), 0.0)
+        step = max(self.schedule.step_at(phi), 0.0)
+        return float(round(step)) if self.whole_steps else step
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         step = torch.full((len(x),), self.step(phi), device=self.device)
+        if self.whole_steps:
+            step = step.long()
         output = self.network(x.to(self.device, self.dtype), step, **self.conditions)
         output = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).to(x)
         if not torch.isfinite(output).all():

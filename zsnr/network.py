@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from zsnr.card import Card
+from zsnr.variants import find
+
 
 class ConditionalUNet(nn.Module):
     """(x, step, class_labels) -> prediction, as diffusers' UNets are called.
@@ -27,6 +30,8 @@ class ConditionalUNet(nn.Module):
         widths: channels of each resolution, 16x16 first.
         layers: residual blocks a resolution.
     """
+
+    card: Card | None = None
 
     def __init__(
         self, channels: int = 1, classes: int = 10, words: int = 5, widths: tuple[int, ...] = (64, 128), layers: int = 1
@@ -76,7 +81,10 @@ def save(path: str | Path, network: ConditionalUNet, **card: Any) -> None:
 
 
 def load(path: str | Path) -> tuple[ConditionalUNet, dict[str, Any]]:
-    """The network at `path`, in float32, and its card."""
+    """The network at `path`, in float32, and what was said of it when it was saved.
+
+    A network of `zsnr.variants` gets a `zsnr.card.Card`, too, which is checked when it is sampled.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: `dvc repro --pull` restores or trains them")
@@ -87,4 +95,7 @@ def load(path: str | Path) -> tuple[ConditionalUNet, dict[str, Any]]:
     description = json.loads(metadata["zsnr"])
     network = ConditionalUNet(**description["network"])
     network.load_state_dict(load_file(path))
-    return network, description["card"]
+    said = description["card"]
+    if {"variant", "prediction"} <= said.keys():
+        network.card = Card(said["prediction"], find(said["variant"]).schedule)
+    return network, said

@@ -23,6 +23,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zsnr import ROOT, loop
+from zsnr.card import Card
 from zsnr.prediction import check_prediction, target
 from zsnr.schedule import Schedule
 from zsnr.weighting import check_loss, loss_weight
@@ -105,7 +106,7 @@ def fit(
         scratch: folder for checkpoints, one subfolder a training; `clean` removes it once the result is safe.
 
     Returns:
-        The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
+        The averaged network, with its card, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     recipe.check(schedule)
     steps = -(-recipe.images // recipe.batch)
@@ -115,7 +116,7 @@ def fit(
         return objective(network, x0, eps, t, conditions, schedule, recipe)
 
     alphas = hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest()
-    return loop.train(
+    trained, history = loop.train(
         network,
         lambda step: _example(draw, schedule, recipe, step),
         loss,
@@ -127,6 +128,8 @@ def fit(
         # a window that grows with the training, so that the average soon forgets its start
         ema=lambda step: min(decay, step / (step + 10)),
     )
+    trained.card = Card(recipe.prediction, schedule)  # type: ignore[assignment]
+    return trained, history
 
 
 def threads(n: int) -> None:
