@@ -26,6 +26,7 @@ out_dir = ""
 import math
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -196,12 +197,9 @@ for name, make, order in (
     ("diffusers Euler", lambda: diffusers.EulerDiscreteScheduler.from_config(CONFIG), 1),
 ):
     steps = 50
-    if order == 1:  # the pipeline does not pass s_churn on: said in step()
-        scheduler = make()
-        plain = scheduler.step
-        scheduler.step = lambda *a, plain=plain, **k: plain(*a, s_churn=20.0, **k)
-    else:
-        scheduler = make()
+    scheduler = make()
+    if order == 1:  # pipelines do not pass s_churn on
+        scheduler.step = partial(scheduler.step, s_churn=20.0)
     _, x = drawn(scheduler, steps, churned)
     ratios = ((x - MEANS.view(4, 1, 1)).square().mean((2, 3)).sqrt() / STDS).T
     line = f"{name:18s}"

@@ -101,7 +101,6 @@ class Schedule:
         """Does the last step carry no signal at all?"""
         return self.sqrt_alpha_bar[-1].item() == 0.0
 
-
     def step_at(self, phi: float) -> float:
         """The step, counted from 0, at an angle: a fraction between two steps, linear in the angle.
 
