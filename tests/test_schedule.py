@@ -152,3 +152,22 @@ def test_zero_snr_is_exact_in_every_unit():
 def test_what_is_not_a_schedule_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_step_and_its_angle_say_the_same(zero):
+    schedule = zsnr.stable_diffusion()
+    schedule = zsnr.rescale_zero_terminal_snr(schedule) if zero else schedule
+    angles = schedule.angle.tolist()
+    assert [schedule.step_at(a) for a in angles] == list(range(1000))
+    assert [schedule.angle_at(t) for t in range(1000)] == angles
+    for step in (-1.0, -0.3, 0.25, 500.5, 998.999):
+        assert schedule.step_at(schedule.angle_at(step)) == pytest.approx(step, abs=1e-9)
+    assert schedule.angle_at(-1.0) == 0.0, "the image"
+    assert schedule.angle_at(10.5) == pytest.approx((angles[10] + angles[11]) / 2)
+    for step in (-1.1, 999.5, math.nan):
+        with pytest.raises(ValueError, match="counted from 0 to 999"):
+            schedule.angle_at(step)
+    if not zero:
+        with pytest.raises(ValueError, match="above the last trained step's"):
+            schedule.step_at(math.pi / 2)

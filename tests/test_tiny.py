@@ -1,0 +1,45 @@
+"""The tiny pipelines are what they stand in for: diffusers' classes, saved and loaded, with a tokenizer that reads."""
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from zsnr import tiny
+
+BUILD = {"sd": tiny.stable_diffusion, "xl": tiny.stable_diffusion_xl, "unconditional": tiny.unconditional}
+
+
+def test_known_words_are_one_token_and_others_are_spelt():
+    known = tiny.tokenizer(["black", "blackbird", "sneaker"])
+    ids = known("A Black blackbird, sneaker").input_ids
+    assert known.convert_ids_to_tokens(ids[1:-1]) == ["a</w>", "black</w>", "blackbird</w>", ",</w>", "sneaker</w>"]
+    assert len(known("trouser é").input_ids) == 2 + 7 + 2
+    assert known.decode(known("trouser, né").input_ids, skip_special_tokens=True).strip() == "trouser , né"
+    padded = known("a", padding="max_length", max_length=known.model_max_length).input_ids
+    assert len(padded) == 77
+
+
+@pytest.mark.parametrize("kind", BUILD)
+def test_a_seed_gives_the_weights_and_leaves_torchs_own_numbers_alone(kind):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    one, two, other = BUILD[kind](), BUILD[kind](), BUILD[kind](seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    weights = [torch.cat([p.flatten() for p in pipe.unet.parameters()]) for pipe in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("kind", BUILD)
+def test_they_are_saved_and_loaded(kind, tmp_path):
+    pipe = tiny.quiet(BUILD[kind]())
+    pipe.save_pretrained(tmp_path)
+    again = tiny.quiet(DiffusionPipeline.from_pretrained(tmp_path))
+    assert type(again) is type(pipe)
+    arguments = {"num_inference_steps": 2, "output_type": "pt"}
+    if kind != "unconditional":
+        arguments |= {"prompt": "a black cat", "height": 32, "width": 32}
+    one, two = (p(generator=torch.Generator().manual_seed(0), **arguments).images for p in (pipe, again))
+    # a kernel's rounding depends on where its weights lie in memory
+    torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(two), rtol=0, atol=1e-5)
