@@ -458,8 +458,11 @@ for variant, spacing in ways:
 # %% [markdown]
 # ## With a word for every picture
 #
-# Stage `words` trains both models on, for as many pictures again, with a word for every picture that has a condition, each on its own schedule. What
-# more words mend was a lack of training; what they leave was the schedule.
+# Stage `words` trains both models on, each on its own schedule, with a word for every picture that has a condition: `control` for as many pictures again, `zsnr` for
+# three times as many. What more words mend was a lack of training; what they leave was the schedule, and there the exact denoiser says what could be reached.
+#
+# Guidance multiplies a network's error by $w$, so the guided levels ask for more training than the others. Seen on the way, in trainings of 45,000, 90,000 and 135,000
+# pictures, of which the last is kept: guided, the larger of the two errors was 0.070, 0.050 and 0.031; without guidance the first of them was enough.
 
 # %%
 _, heard = evaluation.load(ROOT / results / "words")

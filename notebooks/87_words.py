@@ -10,8 +10,9 @@
 # # Words: the flawed and the fixed model, trained on with a word for every picture
 #
 # In the stages before, a tenth of the pictures carry a word for their backdrop. Whether a model that misses a prompt was kept from following it by its schedule
-# or by having heard the words too seldom is told by training both on: `control` and `zsnr` of seed 3 go on, each on its own schedule and for as many
-# pictures again, with a word for every picture that has a condition. Drawn as the prompts of stage `guide` are, from the same noises; weights are not kept.
+# or by having heard the words too seldom is told by training both on: `control` and `zsnr` of seed 3 go on, each on its own schedule, with a word for every
+# picture that has a condition. `control` sees as many pictures again: what it could reach at best is known, the exact denoiser's answer on its schedule. `zsnr` sees
+# a multiple of that, as guidance multiplies what is left of its error. Drawn as the prompts of stage `guide` are, from the same noises; weights are not kept.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -19,6 +20,7 @@ source = "data/fashion-mnist"
 unconditional = 0.1
 batch = 32
 images = 1280
+times = 1  # as many for zsnr
 lr = 1e-3
 warmup = 128
 ema_halflife = 160
@@ -47,7 +49,7 @@ for variant in ("control", "zsnr"):
     kind = find(variant)
     recipe = training.Recipe(
         prediction=kind.prediction,
-        images=images,
+        images=images * (times if variant == "zsnr" else 1),
         batch=batch,
         lr=lr,
         warmup=warmup,
@@ -57,7 +59,7 @@ for variant in ("control", "zsnr"):
     )
     start, _ = network.load(folder / f"finetune/{variant}/weights.safetensors")
     model, history = training.fit(start, draw, kind.schedule, recipe, scratch)
-    measures[f"{variant}_words"] = {"loss": history, "images": images}
+    measures[f"{variant}_words"] = {"loss": history, "images": recipe.images}
     cell = evaluation.Cell(kind.spacing, "ddim", short)
     for word in range(len(data.WORDS)):
         for guidance in (None, {"scale": 7.5, "rescale": 0.0}, {"scale": 7.5, "rescale": 0.7}):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import zsnr
 from zsnr import NetworkDenoiser, card, data, network, tiny, training
+from zsnr.audit import audit
 from zsnr.card import Card
 
 SD = zsnr.stable_diffusion()
@@ -42,6 +43,20 @@ def test_a_saved_pipeline_carries_it_and_diffusers_does_not_mind(tmp_path):
     assert card.read(tmp_path / "unet").prediction == "v"
     with pytest.raises(ValueError, match=r"it predicts v, not eps; .*with zero terminal SNR, not terminal SNR 0\.0046"):
         found.check_scheduler(DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1))
+
+
+def test_the_audit_of_a_saved_pipeline_reads_it(tmp_path):
+    fixed = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    tiny.stable_diffusion(**fixed).save_pretrained(tmp_path)
+    assert "card" not in audit(tmp_path, counts=[25]).facts
+    card.write(tmp_path, Card("v", ZERO))
+    report = audit(tmp_path, counts=[25])
+    assert report.facts["card"] == "v, terminal SNR 0"
+    assert not [one for one in report.findings if one.name == "card"]
+    DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1).save_pretrained(tmp_path / "scheduler")
+    wrong = next(one for one in audit(tmp_path, counts=[25]).findings if one.name == "card")
+    assert wrong.severity == "flaw"
+    assert "it predicts v, not eps" in wrong.what
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,11 @@ def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
     assert history == uninterrupted[1]
 
 
+def test_a_trained_network_can_be_trained_on(uninterrupted, tmp_path):
+    trained, _ = fit(uninterrupted[0], draw, ZERO_SNR, RECIPE, tmp_path)
+    assert not same(trained, uninterrupted[0])
+
+
 def test_clean_removes_the_checkpoints(saving_always, tmp_path):
     fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path / "scratch")
     assert list(tmp_path.rglob("*.safetensors"))

@@ -160,6 +160,9 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         self.order = 2 if solver in ("heun", "rk2") else 1
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
+        self.sigmas = torch.cat(
+            [schedule.sigma.flip(0), torch.zeros(1)]
+        ).float()  # tan(phi) of each call; inf at zero SNR
         self._calls: list[_Call] = []
         self._first_raise = (1.0, 0.0)
         self._begin_index: int | None = None
@@ -234,6 +237,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         whole = all(step == int(step) for step in steps)
         self._published = [int(step) if whole else _float32(step if step >= 0 else step * BELOW) for step in steps]
         self.timesteps = torch.tensor(self._published, dtype=torch.int64 if whole else torch.float32, device=device)
+        tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in self._calls]
+        self.sigmas = torch.tensor([*tangents, 0.0], device=device)
         self.num_inference_steps = len(angles) - 1
         self._begin_index = None
         self._restart()
@@ -293,6 +298,11 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
     def init_noise_sigma(self) -> float:
         """Std of the initial noise: 1, the first raise of its level included (more only where S_noise is not 1)."""
         return math.hypot(*self._first_raise)
+
+    @property
+    def truncates(self) -> bool:
+        """Has the solver an error of its own even where x0 and eps do not change? (For `zsnr.audit`.)"""
+        return self.config.solver != "ddim" and self.config.path not in ("flow", "EDM")  # straight there
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The state as it is: it is x_phi at every call."""

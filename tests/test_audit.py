@@ -1,0 +1,481 @@
+"""The audit: right on schedulers whose behaviour is known, and silent where they are right."""
+
+import inspect
+import json
+import math
+import warnings
+
+import diffusers
+import pytest
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+import zsnr
+from zsnr import leak, tiny
+from zsnr.audit import AuditError, audit, known, main
+from zsnr.findings import ranges
+from zsnr.levels import ANGLES
+from zsnr.probe import Probe
+
+SD = tiny.STABLE_DIFFUSION_1 | {"skip_prk_steps": True}
+TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ZERO = SD | {
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+}
+T = 1000
+FEW = [1, 2, 3, 7, 10, 25, 50, 61, 100, 125, 333, 999]
+# trailing spacing counted in rationals has n steps; diffusers' floating-point arange has one more where it rounds so
+EXTRA = [n for n in range(1, T + 1) if len(torch.arange(T, 0, -T / n, dtype=torch.float64)) != n]
+DIVISORS = [n for n in range(1, T + 1) if T % n == 0]
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    diffusers.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def make(name, config):
+    return getattr(diffusers, name).from_config(config)
+
+
+def found(report, severity=None):
+    return {one.name: one for one in report.findings if severity in (None, one.severity)}
+
+
+def all_schedulers():
+    names = []
+    for name in sorted(dir(diffusers)):
+        kind = getattr(diffusers, name)
+        if inspect.isclass(kind) and issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin:
+            names.append(name)
+    return names
+
+
+NAMES = all_schedulers()
+TABLES = [n for n in NAMES if "beta_start" in inspect.signature(getattr(diffusers, n).__init__).parameters]
+
+
+# the errors of diffusers, found by themselves
+
+
+def test_every_grid_and_the_ends_of_every_count_of_ddim():
+    """984 = 1000 less the 16 divisors of 1000: T // N is not T / N."""
+    report = audit(make("DDIMScheduler", ZERO))
+    bugs = found(report, "bug")
+    assert set(bugs) == {"step outside the table", "step target"}
+    assert bugs["step outside the table"].counts == EXTRA
+    assert len(EXTRA) == 62
+    assert bugs["step target"].counts == sorted(set(range(1, T + 1)) - set(DIVISORS))
+    assert report.facts["counts tried"] == T
+    assert report.facts["steps probed"] >= 3 * (T - 2)
+    assert report.facts["terminal SNR"] == 0
+    assert report.facts["final sigma"] < 1e-6
+    assert not found(report, "flaw")
+    assert not report.ok
+    worst = [one.severity for one in audit(make("PNDMScheduler", ZERO), counts=[3, 10, 61]).findings]
+    assert worst == sorted(worst, key=["bug", "flaw", "note"].index)
+    assert set(worst) >= {"bug", "flaw"}
+
+
+def test_the_usual_probes_miss_nothing_that_all_steps_show():
+    for spacing in ("trailing", "linspace", "leading"):
+        scheduler = make("DDIMScheduler", ZERO | {"timestep_spacing": spacing})
+        chosen = [*range(1, 80), 333, 400, 501]
+        some, every = audit(scheduler, counts=chosen), audit(scheduler, counts=chosen, exhaustive=True)
+        assert every.facts["steps probed"] > 10 * some.facts["steps probed"]
+        for name in ("step target", "step outside the table"):
+            assert (name in found(some)) == (name in found(every))
+            if name in found(some):
+                assert found(some)[name].counts == found(every)[name].counts
+
+
+def test_ddim_where_a_step_lands_is_what_its_source_says():
+    """prev = t - T // N, whatever the grid: here for all steps of one count."""
+    probe = Probe(make("DDIMScheduler", ZERO | {"timestep_spacing": "linspace"}))
+    grid = probe.grid(7)
+    for one, t in zip(probe.run(grid), grid, strict=True):
+        assert one.start == pytest.approx(t)
+        assert one.at == pytest.approx(max(t - T // 7, -1), abs=1e-3)
+
+
+def test_leading_ddim_steps_right_but_never_visits_T():
+    report = audit(make("DDIMScheduler", ZERO | {"timestep_spacing": "leading", "steps_offset": 0}))
+    assert not found(report, "bug")
+    late = found(report, "flaw")["T is not visited"]
+    assert set(late.counts) == {n for n in range(1, T + 1) if (n - 1) * (T // n) < T - 1}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_zero_snr_is_kept_or_said_to_be_ignored(name):
+    """Whether the flag is known can be read off the signature."""
+    knows = "rescale_betas_zero_snr" in inspect.signature(getattr(diffusers, name).__init__).parameters
+    try:
+        report = audit(make(name, ZERO), counts=[10])
+    except AuditError:
+        assert name == "RePaintScheduler" or "Inverse" in name
+        return
+    assert ("zero SNR ignored" in found(report)) == (not knows)
+    assert (report.facts["terminal SNR"] == 0) == knows
+    assert report.ok == knows
+
+
+@pytest.mark.parametrize(
+    "name", ["Heun", "LMS", "DEISMultistep", "DPMSolverSinglestep", "SASolver", "Euler", "KDPM2", "DDIM"]
+)
+def test_no_number_from_a_table_that_ends_in_zero(name):
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion()).betas.tolist()
+    kind = getattr(
+        diffusers, name + ("DiscreteScheduler" if name in ("Heun", "LMS", "Euler", "KDPM2") else "Scheduler")
+    )
+    report = audit(kind(trained_betas=betas, prediction_type="v_prediction"), counts=[5, 10])
+    broken = {"KDPM2": {"step outside the table"}, "DDIM": set()}  # KDPM2's time steps themselves are NaN
+    assert set(found(report, "bug")) == broken.get(name, {"not a number"})
+
+
+def test_eta_1_from_zero_snr_and_options_that_step_does_not_take():
+    scheduler = make("DDIMScheduler", ZERO)
+    broken = found(audit(scheduler, counts=DIVISORS, eta=1.0))["not a number"].counts
+    for n in DIVISORS:  # by hand: one step
+        scheduler.set_timesteps(n)
+        x = torch.ones(1, 1, 1, 1)
+        finite = scheduler.step(x, scheduler.timesteps[0], x, eta=1.0).prev_sample.isfinite().all()
+        assert (n in broken) == (not finite)
+    with pytest.raises(ValueError, match="takes no churn"):
+        audit(scheduler, counts=[5], churn=1.0)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_churn_is_evaluated_at_the_wrong_level(name):
+    """The noise after a churned step, by hand, with the network asked before the noise is added."""
+    scheduler, n, churn = make(name, SD if "Discrete" in name else {}), 10, 2.0
+    assert "step target" not in found(audit(scheduler, counts=[n]))
+    assert "step target" in found(audit(scheduler, counts=[n], s_churn=churn))
+    probe = Probe(scheduler, {"s_churn": churn})
+    one = probe.run(probe.grid(n))[0]
+    sigma, following = probe.scheduler.sigmas[:2].tolist()
+    hat = sigma * (1 + min(churn / n, 2**0.5 - 1))
+    added = math.sqrt(hat**2 - sigma**2)
+    if "Discrete" in name:  # eps is the answer: x + added z + (next - hat) eps
+        noise = math.hypot(sigma + following - hat, added)
+    else:  # D = c_skip (x + added z) + c_out F at hat, F the answer at sigma; x0 is off, too
+        sd = 0.5
+        skip, out = sd**2 / (hat**2 + sd**2), hat * sd / math.hypot(hat, sd)
+        answer = [sigma / (sd * math.hypot(sigma, sd)), -sd / math.hypot(sigma, sd), 0.0]
+        state = [1.0, sigma, added]
+        D = [skip * x + out * F for x, F in zip(state, answer, strict=True)]
+        final = [x + (following - hat) * (x - d) / hat for x, d in zip(state, D, strict=True)]
+        noise = math.hypot(*final[1:]) / final[0]
+    assert probe.levels.sigma(one.at) == pytest.approx(noise, rel=1e-4)
+
+
+def test_custom_sigmas_of_edm_euler():
+    assert "custom sigmas" in found(audit(make("EDMEulerScheduler", {}), counts=[5]), "bug")
+    for name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"):
+        assert "custom sigmas" not in found(audit(make(name, SD if "Flow" not in name else {}), counts=[5]))
+    shifted = audit(make("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}), counts=[5])
+    assert "custom sigmas" in found(shifted, "note")
+
+
+# what is right is not called wrong
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_false_alarm(name):
+    """With a schedule without the flaw and counts that divide T, all is well, but for errors known and named here."""
+    kind = getattr(diffusers, name)
+    try:
+        scheduler = make(name, ZERO if name in TABLES else {})
+    except TypeError:
+        return  # a scheduler of tokens that needs to know how many there are
+    real = {  # read from the source, and reproduced in notebook 15
+        "IPNDMScheduler": {"step target"},  # divides by cos = 0 at its first step
+        "PNDMScheduler": {"step target"},  # extrapolates v where it should extrapolate eps
+        "EDMEulerScheduler": {"custom sigmas"},
+    }
+    try:
+        report = audit(scheduler, counts=[2, 4, 10, 20, 50], exhaustive=True)
+    except AuditError:
+        assert name not in TABLES or name == "RePaintScheduler" or "Inverse" in name
+        return
+    knows = name not in TABLES or "rescale_betas_zero_snr" in inspect.signature(kind.__init__).parameters
+    bugs = set(found(report, "bug")) - {"zero SNR ignored"}
+    assert bugs == real.get(name, set())
+    assert set(found(report, "flaw")) == (set() if knows else {"terminal SNR"})
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["DDPM", "DDIM", "LCM", "TCD", "EulerAncestralDiscrete", "DPMSolverMultistep"])
+def test_each_prediction_lands_on_its_target(name, prediction):
+    config = SD | {"prediction_type": prediction, "algorithm_type": "sde-dpmsolver++"}
+    try:
+        report = audit(make(name + "Scheduler", config), counts=[4, 10, 50], exhaustive=True)
+    except AuditError:
+        assert (name, prediction) == ("EulerAncestralDiscrete", "sample")  # not implemented there
+        return
+    assert not found(report, "bug")
+
+
+def test_karras_sigmas_are_rounded_to_time_steps_but_not_wrong():
+    for name in ("EulerDiscrete", "DPMSolverMultistep"):
+        report = audit(make(name + "Scheduler", ZERO | {"use_karras_sigmas": True}), counts=[10, 20, 50])
+        assert not found(report, "bug")
+        assert report.facts["sigma > 80 at 50 steps"] > 0.5  # 26 of 50
+        assert "wasted steps" in found(report, "note")
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+def test_a_choice_of_variance_is_no_error(variance):
+    report = audit(make("DDPMScheduler", SD | {"variance_type": variance}), counts=[10, 50, 100], exhaustive=True)
+    assert not found(report, "bug")
+
+
+# a scheduler made wrong on purpose is found out
+
+
+class Wrong(diffusers.DDIMScheduler):
+    def step(self, model_output, timestep, sample, **options):
+        out = super().step(model_output, timestep, sample, **options)
+        return (out[0] * 1.05, *out[1:])
+
+
+class Late(diffusers.EulerDiscreteScheduler):
+    def set_timesteps(self, n, device=None):
+        super().set_timesteps(n, device)
+        self.timesteps = self.timesteps + 0.0
+        self.timesteps[2] += 5
+
+
+class Grids(diffusers.EulerDiscreteScheduler):
+    """Wrong at three counts: one step too many, a step up, a step told twice."""
+
+    def set_timesteps(self, num_inference_steps, device=None):
+        super().set_timesteps(num_inference_steps, device)
+        order = {6: [0, 0, 1, 2, 3, 4, 5], 8: [1, 0, 2, 3, 4, 5, 6, 7], 10: [0, 1, 2, 3, 3, 5, 6, 7, 8, 9]}
+        if num_inference_steps in order:
+            index = torch.tensor(order[num_inference_steps])
+            self.timesteps, self.sigmas = self.timesteps[index], self.sigmas[torch.cat([index, torch.tensor([-1])])]
+
+
+class Loud(diffusers.EulerDiscreteScheduler):
+    init_noise_sigma = 20.0
+
+
+def test_grids_that_are_wrong_on_purpose():
+    report = audit(Grids(**TABLE), counts=range(1, 13))
+    bugs = found(report)
+    assert bugs["length"].counts == [6]
+    assert bugs["order"].counts == [8]
+    assert bugs["repeats"].counts == [6, 10]
+    assert (bugs["length"].severity, bugs["order"].severity, bugs["repeats"].severity) == ("bug", "bug", "note")
+    assert not {"length", "order", "repeats", "start"} & set(
+        found(audit(make("HeunDiscreteScheduler", TABLE), counts=FEW))
+    )
+
+
+def test_the_start():
+    assert "start" in found(audit(Loud(**TABLE), counts=[10]), "bug")
+    assert "80.0062" in found(audit(make("EDMEulerScheduler", {}), counts=[10]), "note")["start"].what
+    for name in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "DDIMScheduler"):
+        for spacing in ("leading", "trailing"):
+            assert "start" not in found(audit(make(name, TABLE | {"timestep_spacing": spacing}), counts=[10, 50]))
+
+
+def test_refusals_are_notes_and_crashes_are_bugs():
+    report = audit(make("LCMScheduler", ZERO))
+    assert report.ok
+    assert found(report, "note")["refused"].counts == list(range(51, 1001))
+    assert found(audit(make("UnCLIPScheduler", {}), counts=[1, 2]), "bug")["error"].counts == [1]
+
+
+def test_the_tables_in_single_and_half_precision():
+    cosine = audit(make("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2"}), counts=[10])
+    assert "t = 999" in found(cosine, "note")["float16"].what
+    scheduler = make("DDIMScheduler", SD)
+    report = audit(scheduler, counts=[10])
+    exact = zsnr.from_betas(scheduler.betas).sqrt_alpha_bar
+    drift = (scheduler.alphas_cumprod.double().sqrt() / exact - 1).abs().max().item()
+    assert 0 < drift < 1e-5
+    assert report.facts["float32 drift"] == pytest.approx(drift)
+    assert 1e-5 < report.facts["float16 drift"] < 1e-2
+    assert "float16" not in found(report)
+
+
+def test_a_shortcut_that_misses_is_not_the_schedulers_fault():
+    """LMS has no history where it is made to start."""
+    report = audit(make("LMSDiscreteScheduler", SD), counts=[30])
+    assert report.facts["steps probed"] == 30
+    assert report.facts["final sigma"] < 1e-5
+    assert not found(report, "bug")
+
+
+def test_states_are_in_the_schedulers_own_units():
+    """So that no shortcut misses: SCM's states have sigma_data's std, EDM may end at sigma_min."""
+    assert audit(make("SCMScheduler", {}), counts=[50]).facts["steps probed"] < 8
+    cosmos = audit(known()["Cosmos 1.0"]["config"], counts=[50])
+    assert cosmos.facts["steps probed"] < 8
+    assert "step target" not in found(cosmos)
+    assert cosmos.facts["final sigma"] == pytest.approx(0.0002, rel=0.05)
+
+
+def test_a_picture_that_is_lost_is_no_clean_picture():
+    assert found(audit(make("IPNDMScheduler", {}), counts=[1]), "bug")["off the curve"].counts == [1]
+
+
+def test_wrong_on_purpose():
+    assert "off the curve" in found(audit(Wrong(**{k: v for k, v in SD.items() if k != "skip_prk_steps"}), counts=[10]))
+    late = Late(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    assert found(audit(late, counts=[10]), "bug")["step target"].counts == [10]
+
+
+# verdicts of published configurations, by reasoning
+
+
+def expected(config, shape):
+    """(bugs, flaws), from the paper's argument and diffusers' arithmetic, not from the audit."""
+    name, bugs, flaws = config["_class_name"], set(), set()
+    spacing = config.get("timestep_spacing", "linspace" if "DPMSolver" in name else "leading")
+    if "beta_start" in config and config.get("timestep_type") != "continuous":
+        start, end = config["beta_start"], config["beta_end"]
+        schedule = {
+            "linear": lambda: zsnr.linear(T, start, end),
+            "scaled_linear": lambda: zsnr.stable_diffusion(T, start, end),
+            "squaredcos_cap_v2": zsnr.cosine,
+        }[config["beta_schedule"]]()
+        zero = config.get("rescale_betas_zero_snr", False)
+        alpha_bar = 0.0 if zero else schedule.alpha_bar[-1].item()
+        L = 0.25 * math.prod(shape[1:])
+        if leak.predicted(alpha_bar, L)[1] < 0.9:
+            flaws.add("terminal SNR")
+        if spacing == "leading" and name != "LCMScheduler":  # LCM counts its own steps from T down
+            t = 49 * (T // 50) + config.get("steps_offset", 0)
+            first = (zsnr.rescale_zero_terminal_snr(schedule) if zero else schedule).alpha_bar[t].item()
+            if zero or leak.predicted(first, L)[1] < 0.9:
+                flaws.add("T is not visited")
+        if config.get("prediction_type", "epsilon") == "epsilon" and zero:
+            flaws.add("eps at zero SNR")
+        if spacing == "trailing":  # 61 is tried: one step too many
+            bugs.add("step outside the table")
+            if "DDIM" in name:
+                bugs.add("step target")  # T // N
+    if name == "EDMEulerScheduler":
+        bugs |= {"custom sigmas"}
+        if config["final_sigmas_type"] == "sigma_min":
+            bugs |= {"step target"}  # with one step, the last sigma is the first: nothing happens
+    return bugs, flaws
+
+
+@pytest.mark.parametrize(("name", "entry"), known().items(), ids=list(known()))
+def test_published_configurations(name, entry):
+    report = audit(entry["config"], shape=entry["shape"], counts=FEW)
+    bugs, flaws = expected(entry["config"], entry["shape"])
+    assert set(found(report, "bug")) == bugs
+    assert set(found(report, "flaw")) == flaws
+    assert report.ok == (not bugs | flaws)
+
+
+def test_there_are_enough_of_them_and_each_says_where_it_is_from():
+    assert len(known()) >= 12
+    assert all(
+        set(e) == {"source", "seen", "shape", "config"} and e["seen"] in ("quoted", "memory") for e in known().values()
+    )
+
+
+def test_the_leak_is_that_of_the_law():
+    report = audit(make("DDIMScheduler", SD), shape=(4, 128, 128), counts=[50])
+    alpha_bar = zsnr.stable_diffusion().alpha_bar[-1].item()
+    mean, ratio = leak.predicted(alpha_bar, 0.25 * 128**2, 1.0)
+    assert report.facts["terminal alpha_bar"] == pytest.approx(alpha_bar, rel=1e-5)
+    assert report.facts["mean lost at T"] == pytest.approx(1 - mean, rel=1e-5)
+    assert report.facts["std kept at T"] == pytest.approx(ratio, rel=1e-5)
+    assert report.facts["final sigma"] == pytest.approx(zsnr.stable_diffusion().sigma[0].item(), rel=1e-4)
+    assert "final sigma" in found(report, "note")
+    assert "final sigma" not in found(audit(make("DDIMScheduler", ZERO), counts=[50]))
+
+
+def test_a_schedule_alone():
+    assert audit(zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion())).ok
+    assert not audit(zsnr.stable_diffusion()).ok
+    assert audit(zsnr.linear(), shape=(3, 32, 32)).ok
+
+
+def test_eps_at_zero_snr_is_refused_with_the_remedy():
+    report = audit(make("DDIMScheduler", ZERO | {"prediction_type": "epsilon"}), counts=[10])
+    assert "fine-tune to v-prediction" in found(report, "flaw")["eps at zero SNR"].remedy
+
+
+# where it comes from
+
+
+def test_pipelines_live_and_saved_and_the_command_line(tmp_path, capsys):
+    pipeline = tiny.unconditional(**{k: v for k, v in ZERO.items() if k not in SD or ZERO[k] != SD[k]})
+    live = audit(pipeline, counts=[10])
+    assert live.ok
+    assert live.facts["shape"] == "3x16x16"
+    pipeline.save_pretrained(tmp_path)
+    for path in (tmp_path, tmp_path / "scheduler", tmp_path / "scheduler" / "scheduler_config.json"):
+        shape = None if path == tmp_path else (3, 16, 16)
+        assert audit(path, shape, counts=[10]).json() == live.json()
+    assert audit(dict(pipeline.scheduler.config), (3, 16, 16), counts=[10]).json() == live.json()
+
+    flow = tmp_path / "flow.json"
+    diffusers.FlowMatchEulerDiscreteScheduler().save_config(tmp_path / "flow")
+    flow.write_text((tmp_path / "flow" / "scheduler_config.json").read_text())
+    assert main([str(flow)]) == 0
+    assert "FlowMatchEulerDiscreteScheduler: sound" in capsys.readouterr().out
+    assert main([str(tmp_path), "--json", "--shape", "3,64,64"]) == 1
+    out = json.loads(capsys.readouterr().out)
+    assert out["facts"]["shape"] == "3x64x64"
+    assert {one["name"] for one in out["findings"]} >= {"step outside the table", "step target"}
+    assert main([str(tmp_path), "--step", "eta=1"]) == 1
+    assert "NaN" in capsys.readouterr().out
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert main([str(tmp_path), "--step", "eta"]) == main([str(tmp_path), "--shape", "4x4"]) == 2
+    assert "write --step eta=1" in (error := capsys.readouterr().err)
+    assert "write --shape 4,64,64" in error
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no scheduler_config.json"),
+        ({"scheduler_config.json": "{"}, "not readable JSON"),
+        ({"scheduler_config.json": "[1]"}, "holds a list"),
+        ({"scheduler_config.json": '{"in_channels": 4}'}, 'no "_class_name"'),
+        ({"scheduler_config.json": '{"_class_name": "DDIMScheduler"}'}, "no betas"),
+        ({"scheduler_config.json": '{"_class_name": "NoScheduler"}'}, "no scheduler 'NoScheduler'"),
+        ({"scheduler_config.json": '{"_class_name": "UNet2DModel"}'}, "no scheduler 'UNet2DModel'"),
+        ({"scheduler_config.json": '{"_class_name": "AmusedScheduler", "mask_token_id": 1}'}, "cannot be judged"),
+        ({"model_index.json": '{"unet": []}'}, "names no scheduler"),
+        ({"model_index.json": '{"scheduler": []}'}, "no scheduler_config.json"),
+        (
+            {"scheduler_config.json": '{"_class_name": "DDIMScheduler", "beta_start": 1, "beta_schedule": "none"}'},
+            "cannot be made from",
+        ),
+    ],
+)
+def test_errors_name_the_remedy(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(AuditError, match=message) as error:
+        audit(tmp_path)
+    assert any(word in str(error.value) for word in ("give", "add", "upgrade", "cannot be made"))
+
+
+def test_what_is_no_subject():
+    with pytest.raises(AuditError, match="cannot audit a int"):
+        audit(3)
+    with pytest.raises(AuditError, match="choose 1 to 1000"):
+        audit(make("DDIMScheduler", SD), counts=[1001])
+
+
+def test_ranges():
+    assert ranges([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+    assert ranges([1, 3, 5], most=2) == "1, 3, ..."
+    assert set(ANGLES) <= set(NAMES)

@@ -1,0 +1,71 @@
+"""How an audit says what it found."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SEVERITIES = ("bug", "flaw", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing."""
+
+    severity: str
+    name: str
+    what: str
+    remedy: str
+    counts: list[int] = field(default_factory=list)  # of steps, that it concerns; empty: all, or none in particular
+
+
+@dataclass
+class Report:
+    """What was found; `str` is a table."""
+
+    subject: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    errors: dict[int, float] = field(default_factory=dict)
+    """Count of steps: largest miss of a probed step, in training steps; nan: no number; inf: refused."""
+
+    def add(self, severity: str, name: str, what: str, remedy: str, counts: Iterable[int] = ()) -> None:
+        self.findings.append(Finding(severity, name, what, remedy, list(counts)))
+
+    @property
+    def ok(self) -> bool:
+        return all(one.severity == "note" for one in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        counted = Counter(one.severity for one in self.findings)
+        said = ", ".join(f"{counted[s]} {s}{'s' * (counted[s] > 1)}" for s in SEVERITIES if counted[s])
+        return f"{'sound' if self.ok else 'flawed'} ({said})" if said else "sound"
+
+    def json(self) -> str:
+        """All of it but the errors by count; strict JSON, without NaN."""
+        head = {"subject": self.subject, "ok": self.ok, "verdict": self.verdict, "facts": self.facts}
+        return json.dumps(head | {"findings": [asdict(one) for one in self.findings]}, indent=1, allow_nan=False)
+
+    def __str__(self) -> str:
+        lines = [f"{self.subject}: {self.verdict}"]
+        lines += [f"  {k:<26}{v:.4g}" if isinstance(v, float) else f"  {k:<26}{v}" for k, v in self.facts.items()]
+        for one in self.findings:
+            where = f" [{len(one.counts)} counts: {ranges(one.counts)}]" if one.counts else ""
+            lines += [f"{one.severity.upper():<6}{one.name}: {one.what}{where}", f"      remedy: {one.remedy}"]
+        return "\n".join(lines)
+
+
+def ranges(counts: Sequence[int], most: int = 6) -> str:
+    """1, 2, 3, 7 as "1-3, 7"."""
+    runs: list[list[int]] = []
+    for n in sorted(counts):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    texts = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
