@@ -274,7 +274,7 @@ def test_euler_and_heun_are_matched_in_sigma(theirs, changes, prediction, karras
     for t in theirs.timesteps:
         x = theirs.step(network(theirs.scale_model_input(x, t), t).sample, t, x).prev_sample
     got = loop(ours, network, noise * math.sin(top), 0, sigmas=levels)
-    torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-5)  # their sigmas are float32
+    torch.testing.assert_close(got, x, rtol=1e-5, atol=1e-5)  # their sigmas are float32
 
 
 # what pipelines rely on
