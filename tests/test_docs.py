@@ -31,11 +31,14 @@ def test_every_figure_of_the_full_profile_is_on_the_page():
 def test_the_readmes_code_runs():
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
     code += "\nassert pictures.shape == (4, 3, 32, 32) and pictures.isfinite().all()"
-    code += "\nassert scheduler.alphas_cumprod[-1] == 0"
+    code += "\nassert scheduler.alphas_cumprod[-1] == 0 and len(images) == 1 and image.size == (32, 32)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    flawed, fixed = map(float, done.stdout.split())
+    snr, verdict, remedy = done.stdout.splitlines()
+    flawed, fixed = map(float, snr.split())
     assert f"# {flawed:.4f} {fixed}" in README
+    assert f"print(report.verdict)  # {verdict}\n" in README
+    assert "Algorithm 1" in remedy
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))
