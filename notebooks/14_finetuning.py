@@ -479,7 +479,9 @@ def class_mean(k):
 
 means = torch.stack([class_mean(k) for k in range(classes)])
 floor = (y - means[conditions[:, 0]]).square().flatten(1).mean(1).double().tolist()
-start = error(network.load(folder / "train/weights.safetensors")[0].eval(), steps[-1])
+base = network.load(folder / "train/weights.safetensors")[0].eval()
+base.card = None  # which says that it predicts eps: here it is read as v on purpose, as fine-tuning starts from it
+start = error(base, steps[-1])
 model = network.load(folder / "finetune/zsnr/weights.safetensors")[0].eval()
 some = steps[::-2][::-1]
 longest = [error(model, step) for step in some]
