@@ -849,7 +849,7 @@ def test_a_model_that_is_nowhere_is_said(monkeypatch):
         raise OSError("no connection")
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", none)
-    with pytest.raises(FileNotFoundError, match=r"as some/model, neither a folder nor on the hub: no connection"):
+    with pytest.raises(FileNotFoundError, match=r"no folder some/model, and none to be had on the hub: no connection"):
         pipelines.load("some/model")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import zsnr
 from zsnr import card, checks
 from zsnr.findings import SEVERITIES, Report
 from zsnr.levels import Unknown
@@ -60,6 +61,8 @@ def audit(
         report = Report("schedule")
         checks.schedule(report, subject.alpha_bar[-1].item(), shape or (4, 64, 64), subject.T)
         return report
+    if shape is not None and (len(shape) != 3 or min(shape) < 1):
+        raise AuditError(f"shape = {tuple(shape)}: give (channels, height, width), such as 4, 64, 64")
     scheduler, found = load(subject)
     name, config, shape = type(scheduler).__name__, scheduler.config, tuple(shape or found or (4, 64, 64))
     try:
@@ -83,8 +86,7 @@ def audit(
         checks.steps(report, probe, shape, end, chosen, exhaustive, not refused)
     except Unknown as error:
         raise AuditError(f"{error}. It cannot be judged: give a scheduler of images and Gaussian noise") from error
-    if isinstance(subject, str | Path):
-        _card(report, Path(subject), scheduler)
+    _card(report, subject, scheduler)
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
         checks.custom_sigmas(report, probe)
     report.findings.sort(key=lambda one: SEVERITIES.index(one.severity))
@@ -101,6 +103,8 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
     from diffusers.configuration_utils import FrozenDict
 
     shape = None
+    if isinstance(subject, type):
+        raise AuditError(f"{subject.__name__} is a class: give an object, such as {subject.__name__}()")
     if hasattr(subject, "scheduler"):  # a pipeline
         model = getattr(subject, "unet", None) or getattr(subject, "transformer", None)
         shape, subject = _shape(getattr(model, "config", {})), subject.scheduler
@@ -117,7 +121,7 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
     name = subject.get("_class_name")
     if name is None:
         raise AuditError(f'{where} has no "_class_name": add the scheduler\'s, such as "DDIMScheduler"')
-    kind = getattr(diffusers, str(name), None)
+    kind = getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, str(name), None)
     if kind is None or not hasattr(kind, "set_timesteps"):
         raise AuditError(
             f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}; give the scheduler's own config, "
@@ -133,12 +137,17 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
         raise AuditError(f"{name} cannot be made from {where}: {error}") from error
 
 
-def _card(report: Report, path: Path, scheduler: Any) -> None:
+def _card(report: Report, subject: Any, scheduler: Any) -> None:
     """Is the scheduler the one that the weights beside it say they were trained for?"""
     try:
-        said = card.read(path.parent if path.is_file() else path)
+        if isinstance(subject, str | Path):
+            said = card.read(Path(subject).parent if Path(subject).is_file() else subject)
+        else:
+            said = card.of(getattr(subject, "unet", None))
     except FileNotFoundError:
         return  # a scheduler without weights
+    except ValueError as error:
+        raise AuditError(str(error)) from error
     if said is None:
         return
     report.facts["card"] = f"{said.prediction}, terminal SNR {said.schedule.terminal_snr:.4g}"

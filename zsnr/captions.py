@@ -35,6 +35,7 @@ def captioned(folder: str | Path) -> Captioned:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give one with pictures and their captions")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]  # hidden
     if not paths:
         raise FileNotFoundError(f"no pictures in {folder}: {', '.join(SUFFIXES)} are read")
     metadata = folder / "metadata.jsonl"
@@ -84,6 +85,8 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+            image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
         image = image.convert("RGB")
     scale = resolution / min(image.size)
     width, height = (max(resolution, round(side * scale)) for side in image.size)
@@ -99,7 +102,7 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
 
 def _metadata(path: Path) -> dict[Path, str]:
     texts = {}
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_read(path).split("\n"), 1):  # other ends of lines may stand in a caption
         if line.strip():
             try:
                 row = json.loads(line)

@@ -89,9 +89,14 @@ class Card:
     @classmethod
     def from_json(cls, text: str) -> Card:
         """The card that `to_json` wrote."""
-        facts = json.loads(text)
-        values = np.frombuffer(base64.b64decode(facts["sqrt_alpha_bar"]), "<f8").astype(float)
-        return cls(facts["prediction"], Schedule(torch.from_numpy(values)), facts["sigma_data"])
+        try:
+            facts = json.loads(text)
+            values = np.frombuffer(base64.b64decode(facts["sqrt_alpha_bar"]), "<f8").astype(float)
+            return cls(facts["prediction"], Schedule(torch.from_numpy(values)), facts["sigma_data"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the weights' card cannot be read ({error!r}): write it again with zsnr.card.write"
+            ) from error
 
 
 def weights(path: str | Path) -> list[Path]:
@@ -111,12 +116,10 @@ def weights(path: str | Path) -> list[Path]:
 
 def write(path: str | Path, card: Card) -> None:
     """Add the card to the weights at a path (see `weights`), in place of any they have; tensors stay as they are."""
-    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     for file in weights(path):
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {"format": "pt"}
+        metadata = _metadata(file) or {"format": "pt"}
         partial = file.with_name(file.name + ".tmp")
         save_file(load_file(file), partial, metadata | {KEY: card.to_json()})
         partial.replace(file)
@@ -127,9 +130,25 @@ def read(path: str | Path) -> Card | None:
 
     Raises:
         FileNotFoundError: no weights there.
+        ValueError: they, or their card, cannot be read.
     """
-    from safetensors import safe_open
-
-    with safe_open(weights(path)[0], "pt") as opened:
-        text = (opened.metadata() or {}).get(KEY)
+    text = _metadata(weights(path)[0]).get(KEY)
     return Card.from_json(text) if text else None
+
+
+def of(network: Any) -> Card | None:
+    """The card of a network: the one it carries, or that of the file which diffusers loaded it from, or None."""
+    if (found := getattr(network, "card", None)) is not None:
+        return found
+    folder = getattr(getattr(network, "config", None), "_name_or_path", None)
+    return read(folder) if folder and list(Path(folder).glob("*.safetensors")) else None
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file ({error}): download it again (git lfs pull?)") from error

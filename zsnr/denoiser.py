@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsnr import card
 from zsnr.prediction import check_prediction, cos_sin, to_v
 from zsnr.schedule import Schedule
 
@@ -51,8 +52,8 @@ class NetworkDenoiser:
         **conditions: Any,
     ) -> None:
         check_prediction(prediction, schedule)
-        if (card := getattr(network, "card", None)) is not None:
-            card.check(prediction, schedule)
+        if (said := card.of(network)) is not None:
+            said.check(prediction, schedule)
         self.whole_steps = whole_steps
         self.network, self.schedule, self.prediction, self.conditions = network, schedule, prediction, conditions
         parameter = next(network.parameters(), torch.zeros(()))

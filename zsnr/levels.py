@@ -49,6 +49,7 @@ class Levels:
             with np.errstate(divide="ignore"):
                 self.log_sigma = np.log(np.sqrt(1 - a.numpy()) / np.sqrt(a.numpy())).clip(-100, 100)
             self.T = len(self.angle)
+            self.own = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
 
     def told(self, t: float) -> float:
         """Angle of the level that the network is told by t."""
@@ -60,6 +61,8 @@ class Levels:
             return t * self.unit
         if not 0 <= t <= self.T - 1:
             return math.nan  # the table has no such step
+        if self.own:
+            return float(self.own(t))
         k = int(t)
         if k == t:
             return float(self.angle[k])

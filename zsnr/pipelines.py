@@ -83,10 +83,13 @@ def load(model: str) -> Any:
     with Accelerator().main_process_first(), plain():
         try:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(model, use_safetensors=True)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"no pipeline to be had as {model}, neither a folder nor on the hub: {error}"
-            ) from error
+        except (OSError, ValueError) as error:
+            what = (
+                f"{model} cannot be loaded"
+                if Path(model).exists()
+                else f"no folder {model}, and none to be had on the hub"
+            )
+            raise FileNotFoundError(f"{what}: {error}") from error
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.float()

@@ -19,6 +19,7 @@ is derived for this project.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,10 +91,12 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         levels: a grid in place of timestep_spacing: karras (rho steps, from sigma_max), power (the one for Heun from
             zero SNR), uniform or geometric, see `zsnr.spacing`. On a zero-SNR schedule karras is one step from T to
             sigma_max, 80 if none is given, and rho steps from there.
-        use_karras_sigmas: the same as levels="karras", as other schedulers' configs say it.
+        use_karras_sigmas: the same as levels="karras", as other schedulers' configs say it; `levels` decides.
         rho, sigma_min, sigma_max: of karras; the schedule's own first and last sigma if none are given.
         S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none.
         clip_sample, clip_sample_range: clamp every estimate of x0, for models of pixels.
+
+    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take ddim or euler.
 
     Raises:
         ValueError: at construction, with the remedy: eps on a zero-SNR schedule above all.
@@ -108,7 +111,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
         beta_schedule: str = "linear",
-        trained_betas: Sequence[float] | np.ndarray | None = None,
+        trained_betas: Sequence[float] | np.ndarray | Tensor | None = None,
         prediction_type: str = "epsilon",
         rescale_betas_zero_snr: bool = False,
         timestep_spacing: str = "trailing",
@@ -140,6 +143,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
         check_churn(S_churn, S_tmin, S_tmax, S_noise)
+        if isinstance(trained_betas, Tensor):
+            self.register_to_config(trained_betas=trained_betas.tolist())
         if trained_betas is not None:
             schedule = schedules.from_betas(trained_betas)
         elif beta_schedule in BETAS:
@@ -178,19 +183,34 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: the config has no betas (EDM's and flow matching's have not), or predicts what cannot be used.
         """
+        config = getattr(config, "config", config)  # of a scheduler itself
+        if isinstance(config, str | os.PathLike):
+            raise ValueError(f"{config} is a path: ZeroSNRScheduler.from_pretrained reads those")
         given = {**(config or {}), **kwargs}
         if given.get("beta_schedule") is None and given.get("trained_betas") is None:
             raise ValueError(
                 f"{given.get('_class_name', 'this')} config has no beta_schedule and no trained_betas, so no discrete "
-                "schedule: an EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by zsnr.wrap.EDMAsV"
+                "schedule. An EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by zsnr.wrap.EDMAsV; a "
+                "flow-matching model keeps its own scheduler, which starts at zero SNR"
+            )
+        if given.get("snr_shift_scale", 1.0) != 1.0:
+            raise ValueError(
+                f"snr_shift_scale = {given['snr_shift_scale']} changes the table, and is not known here: pass "
+                "snr_shift_scale=1.0 and trained_betas=zsnr.from_scheduler(theirs).betas.tolist()"
+            )
+        if str(given.get("variance_type", "")).startswith("learned"):
+            raise ValueError(
+                f"variance_type = {given['variance_type']!r}: the model gives twice its channels; wrap it, so that it "
+                "gives the first half, and pass variance_type='fixed_small'"
             )
         betas = given.get("trained_betas")
         zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
         if zero and given.get("timestep_spacing", "trailing") == "leading" and "timestep_spacing" not in kwargs:
             logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
             kwargs["timestep_spacing"] = "trailing"
-        if given.get("thresholding"):
-            logger.warning("dynamic thresholding, which the config asks for, is not done by this scheduler")
+        for name in ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"):
+            if given.get(name):
+                logger.warning(f"{name}, which the config asks for, is not done by this scheduler")
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
@@ -218,13 +238,13 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
             raise ValueError("give one of num_inference_steps, timesteps and sigmas")
         if timesteps is not None:
-            angles = [self._angle(float(t)) for t in timesteps]
+            angles = [self.angle_at(float(t)) for t in timesteps]
         elif sigmas is not None:
             angles = [math.atan(s) for s in sigmas if s != 0]
         else:
             angles = self._grid(num_inference_steps).tolist()[:-1]
         top = self.schedule.angle[-1].item()
-        angles = [min(a, top) if a < top * (1 + 1e-9) else a for a in angles]  # the tangent's rounding
+        angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
         self._calls = self._table(angles)
         for call, phi in zip(self._calls, angles[:1], strict=False):
@@ -252,10 +272,11 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if levels is None:
             return spacing.grid(self.schedule, int(N), c.timestep_spacing)
         if levels == "karras":
-            low = c.sigma_min or math.tan(first)
+            low = math.tan(first) if c.sigma_min is None else c.sigma_min
+            high = c.sigma_max if c.sigma_max is not None else 80.0 if self.schedule.zero_snr else math.tan(last)
             if not self.schedule.zero_snr:
-                return spacing.karras(N, low, c.sigma_max or math.tan(last), c.rho)
-            rest = spacing.karras(N - 1, low, c.sigma_max or 80.0, c.rho) if N > 1 else torch.zeros(1).double()
+                return spacing.karras(N, low, high, c.rho)
+            rest = spacing.karras(N - 1, low, high, c.rho) if N > 1 else torch.zeros(1).double()
             return torch.cat([self.schedule.angle[-1:], rest])
         if levels == "geometric":
             if not self.schedule.zero_snr:
@@ -399,12 +420,17 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
 
     # --- training's view
 
-    def _angle(self, timestep: float) -> float:
-        """The angle of a published timestep."""
+    def angle_at(self, timestep: float) -> float:
+        """The angle of a published timestep, in radians."""
         return self.schedule.angle_at(timestep / BELOW if -BELOW < timestep < 0 else timestep)
 
     def _cos_sin(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        both = np.array([cos_sin(self._angle(t)) for t in torch.as_tensor(timesteps).flatten().tolist()])
+        if not torch.as_tensor(timesteps).numel():
+            raise ValueError(
+                "no timesteps are left: the strength is too small for so few steps; raise it, or num_inference_steps. "
+                "With timesteps= or sigmas= and a solver of two calls, pipelines take calls for steps: use ddim there"
+            )
+        both = np.array([cos_sin(self.angle_at(t)) for t in torch.as_tensor(timesteps).flatten().tolist()])
         shape = (-1, *[1] * (like.dim() - 1))
         c, s = (torch.from_numpy(z).to(like.device, like.dtype).view(shape) for z in both.T)
         return c, s

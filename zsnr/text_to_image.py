@@ -171,6 +171,7 @@ def fine_tune(
     result = copy.copy(pipeline)
     result.unet = _tuned(pipeline.unet, average, recipe)
     result.scheduler = scheduler
+    result.unet.card = card.Card(prediction, schedule)
     return result, history
 
 
@@ -323,7 +324,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder of a diffusers pipeline, or its name on the hub")
     parser.add_argument("--folder", required=True, help="of captioned pictures")
     parser.add_argument("--out", required=True, help="new folder, for the result")
-    parser.add_argument("--scratch", help="folder for checkpoints; OUT-scratch by default, removed at the end")
+    parser.add_argument(
+        "--scratch",
+        help="where a folder for checkpoints is made, and removed at the end; beside OUT by default",
+    )
     explained = dict(re.findall(r"^ {8}(\w+): (.*)$", FineTune.__doc__ or "", re.MULTILINE))
     for field in dataclasses.fields(FineTune):
         kind: dict[str, Any] = {"type": type(field.default)}
@@ -333,8 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "--" + field.name.replace("_", "-"), default=field.default, help=explained[field.name], **kind
         )
     options = vars(parser.parse_args(arguments))
-    model, folder, out = options.pop("model"), options.pop("folder"), Path(options.pop("out"))
-    scratch = options.pop("scratch") or out.with_name(out.name + "-scratch")
+    model, folder, out = options.pop("model"), options.pop("folder"), Path(options.pop("out")).absolute()
+    scratch = Path(options.pop("scratch") or out.parent) / (out.name + "-scratch")  # nothing else of the user's in it
     recipe = FineTune(**options)
     try:
         recipe.check()
