@@ -374,8 +374,12 @@ def test_levels_of_ones_own():
     with pytest.raises(ValueError, match="above the last trained step"):
         finite.set_timesteps(sigmas=[80.0, 1.0])
     finite = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1, S_churn=10.0)
-    with pytest.raises(ValueError, match=r"churn raises sigma = 14.6146 to 20.6.*S_tmax"):
+    with pytest.raises(ValueError, match=r"churn raises a level to sigma = 20\.6.*set S_tmax to 10\.33 at most"):
         finite.set_timesteps(10)
+    # the first level is left as it is, and the second would be raised above it
+    with pytest.raises(ValueError, match="churn raises a level"):
+        ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1, S_churn=99.0, S_tmax=14.0).set_timesteps(100)
+    ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1, S_churn=99.0, S_tmax=10.33).set_timesteps(100)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

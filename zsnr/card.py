@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zsnr.prediction import check_prediction
+from zsnr.prediction import DIFFUSERS, check_prediction
 from zsnr.schedule import Schedule
 
 KEY = "zsnr_card"
@@ -76,9 +76,8 @@ class Card:
         """`check` for a diffusers scheduler, by its config and its table."""
         from zsnr.schedule import from_scheduler
 
-        names = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
         said = scheduler.config.get("prediction_type", "epsilon")
-        self.check(names.get(said, said), from_scheduler(scheduler))
+        self.check(DIFFUSERS.get(said, said), from_scheduler(scheduler))
 
     def to_json(self) -> str:
         """One line of JSON, the schedule's float64 values in base64 among it."""

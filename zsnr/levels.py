@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow", "trigflow": "v"}
+from zsnr.prediction import DIFFUSERS
+
+NAMES = DIFFUSERS | {"flow_prediction": "flow", "trigflow": "v"}
 ANGLES = {"IPNDMScheduler": math.pi / 2, "SCMScheduler": 1.0}
 """Schedulers whose time steps are angles, in this unit; they predict v."""
 

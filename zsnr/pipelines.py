@@ -16,10 +16,8 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
-from zsnr.prediction import check_prediction
+from zsnr.prediction import DIFFUSERS, check_prediction
 from zsnr.schedule import Schedule, from_scheduler, rescale_zero_terminal_snr
-
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 def check(pipeline: Any, resolution: int) -> None:
@@ -52,7 +50,7 @@ def aim(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
     config = pipeline.scheduler.config
     schedule = from_scheduler(pipeline.scheduler)
     if not zero_snr:
-        prediction = PREDICTIONS.get(config.prediction_type, config.prediction_type)
+        prediction = DIFFUSERS.get(config.prediction_type, config.prediction_type)
         check_prediction(prediction, schedule)
         return schedule, prediction, copy.deepcopy(pipeline.scheduler)
     schedule = rescale_zero_terminal_snr(schedule)

@@ -18,6 +18,8 @@ from torch import Tensor
 from zsnr.schedule import Schedule
 
 PREDICTIONS = ("eps", "x0", "v")
+DIFFUSERS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+"""What diffusers' configs call them."""
 EPS_AT_ZERO_SNR = (
     "eps-prediction with zero terminal SNR: at T the input is eps itself and says nothing about x0 (x0 = 0/0). "
     "Use a model that predicts v or x0 (fine-tune it), or a schedule with terminal SNR above 0"

@@ -36,13 +36,12 @@ from torch import Tensor
 from zsnr import schedule as schedules
 from zsnr import spacing
 from zsnr.path import PATHS
-from zsnr.prediction import check_prediction, cos_sin, to_v
+from zsnr.prediction import DIFFUSERS, check_prediction, cos_sin, to_v
 from zsnr.sampler import check_grid, ddim_step, rk2_table
 from zsnr.stochastic import check_churn, gamma, raise_step, raised
 
 logger = logging.get_logger(__name__)
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
 SOLVERS = ("ddim", "euler", "heun", "rk2")
 LEVELS = ("karras", "power", "uniform", "geometric")
@@ -131,7 +130,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         clip_sample_range: float = 1.0,
     ) -> None:
         choices: tuple[tuple[str, str | None, Any], ...] = (
-            ("prediction_type", prediction_type, PREDICTIONS),
+            ("prediction_type", prediction_type, DIFFUSERS),
             ("timestep_spacing", timestep_spacing, spacing.SPACINGS),
             ("solver", solver, SOLVERS),
             ("path", path, PATHS),
@@ -157,7 +156,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if rescale_betas_zero_snr and not schedule.zero_snr:
             schedule = schedules.rescale_zero_terminal_snr(schedule)
         self.schedule = schedule
-        self.prediction = PREDICTIONS[prediction_type]
+        self.prediction = DIFFUSERS[prediction_type]
         if self.prediction == "eps" and schedule.zero_snr:
             raise ValueError(EPS)
         check_prediction(self.prediction, schedule)
@@ -247,12 +246,11 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
         self._calls = self._table(angles)
-        for call, phi in zip(self._calls, angles[:1], strict=False):
-            if call.phi > max(phi, top):
-                raise ValueError(
-                    f"churn raises sigma = {math.tan(phi):.6g} to {math.tan(call.phi):.6g}, above the model's last "
-                    f"trained one, {math.tan(top):.6g}: set S_tmax below the first sigma, or start lower"
-                )
+        if angles[0] <= top < (high := max(call.phi for call in self._calls)):
+            raise ValueError(
+                f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
+                f"{math.tan(top):.6g}: set S_tmax to {math.tan(top) / math.sqrt(2):.4g} at most, or start lower"
+            )
         steps = [self.schedule.step_at(call.phi) for call in self._calls]
         whole = all(step == int(step) for step in steps)
         self._published = [int(step) if whole else _float32(step if step >= 0 else step * BELOW) for step in steps]
@@ -298,9 +296,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
                 calls.append(_Call(top, *ddim_step(0.0, top, psi)[:2], scale=scale, fresh=fresh))
                 continue
             on_x, on_v, second = rk2_table(PATHS[c.path], alpha, [top, psi, 0.0] if psi else [top, 0.0])[0]
-            if self.order == 1 and second is not None:  # of Heun's step, the first half is Euler's
-                second = None
-            if psi == 0 or self.order == 1:
+            if psi == 0 or self.order == 1:  # of Heun's step, the first half is Euler's
                 calls.append(_Call(top, on_x, on_v, scale=scale, fresh=fresh))
             elif second is None:  # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that
                 # step k starts at call 2 k, where pipelines that begin in the middle look for it

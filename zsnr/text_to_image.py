@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from zsnr import captions, card, encode, loop, lora, pipelines, training
 from zsnr.captions import captioned
-from zsnr.prediction import target
+from zsnr.prediction import DIFFUSERS, target
 from zsnr.schedule import Schedule, from_scheduler
 
 __all__ = ["FineTune", "captioned", "fine_tune", "save"]
@@ -192,7 +192,7 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
                 pipeline = lora.merged(pipeline)
             pipeline.save_pretrained(partial, safe_serialization=True)
         (partial / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-        prediction = pipelines.PREDICTIONS[pipeline.scheduler.config.prediction_type]
+        prediction = DIFFUSERS[pipeline.scheduler.config.prediction_type]
         for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
             card.write(partial / folder, card.Card(prediction, from_scheduler(pipeline.scheduler)))
         if out.exists():
