@@ -20,8 +20,9 @@ def git(*command: str, given: str | None = None) -> str:
 
 def test_the_embedded_remote_stays_small():
     """Git keeps every object ever pushed: all of history counts, and what is about to be committed."""
-    history = git("rev-list", "--objects", "--all", "--", "dvcstore")
-    names = "\n".join({line.partition(" ")[0] for line in history.splitlines()})
+    history = git("rev-list", "--objects", "--all", "--", "dvcstore").splitlines()
+    staged = git("ls-files", "--stage", "--", "dvcstore").splitlines()
+    names = "\n".join({line.split()[0] for line in history} | {line.split()[1] for line in staged})
     sizes = git("cat-file", "--batch-check=%(objecttype) %(objectsize)", given=names)
     blobs = [int(size) for kind, size in (line.split() for line in sizes.splitlines()) if kind == "blob"]
     new = git("ls-files", "--others", "--exclude-standard", "-z", "dvcstore").split("\0")
