@@ -96,8 +96,9 @@ TABLE = (
     ("zsnr", "leading", 0.7),
     ("zsnr", "trailing", 0.0),
 )
-for name, spacing, rescale in TABLE:
-    measure(draw(name, spacing, short, samples, 7.5, rescale))
+table = [draw(name, spacing, short, samples, 7.5, rescale) for name, spacing, rescale in TABLE]
+for key in table:
+    measure(key)
 
 # %% [markdown]
 # ## Figure 6: scale and strength
@@ -117,20 +118,23 @@ for key, x in figure6.items():
 # %% [markdown]
 # ## Prompts: a class and a word for its backdrop
 #
-# Black and white in every cell; the words between in each model's own spacing.
+# Black and white in every cell; the words between in each model's own spacing, without guidance and with all of it.
 
 # %%
 n = prompt_samples
+prompts = []  # the cells of Figure 3
 for name, kind in VARIANTS.items():
     for spacing in ("leading", "linspace", "trailing"):
         for word in range(len(data.WORDS)):
-            if data.WORDS[word] not in ("black", "white") and spacing != kind.spacing:
+            extreme = data.WORDS[word] in ("black", "white")
+            if not extreme and spacing != kind.spacing:
                 continue
-            draw(name, spacing, short, n, word=word)
-            for rescale in (0.0, 0.7):
-                draw(name, spacing, short, n, 7.5, rescale, word=word)
-            if data.WORDS[word] in ("black", "white"):
+            answers = [draw(name, spacing, short, n, word=word), draw(name, spacing, short, n, 7.5, 0.7, word=word)]
+            if extreme:
+                answers.append(draw(name, spacing, short, n, 7.5, 0.0, word=word))
                 draw(name, spacing, prompt_short, n, 7.5, 0.7, word=word)
+            if extreme and name in ("base", "zsnr") and spacing == kind.spacing:
+                prompts += answers
 
 # %% [markdown]
 # ## The leak, direction by direction
@@ -227,4 +231,7 @@ measures["edits"] = {"strengths": edits, "long": long}
 
 # %%
 measures |= {"directions": directions, "environment": training.environment()}
-exposure.save(out, measures, pictures, judge.classifier, kept=16, more={**projections, "axes": axes.float()})
+# as many pictures as the notebooks show
+kept = dict.fromkeys(pictures, 0) | dict.fromkeys(prompts, 6) | dict.fromkeys(cells, 18 // len(scales))
+kept |= dict.fromkeys(["real", *table], 16)
+exposure.save(out, measures, pictures, judge.classifier, kept, more={**projections, "axes": axes.float()})

@@ -7,6 +7,7 @@ the std of a picture's own values (Lin et al. 2023, Sec. 3.4, names both and mea
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,20 @@ def save(
     measures: dict[str, Any],
     pictures: dict[str, Tensor],
     classifier: Classifier,
-    kept: int,
+    kept: int | Mapping[str, int],
     more: dict[str, Tensor] | None = None,
 ) -> None:
-    """As `zsnr.evaluation.save`, whose `load` reads it, with all that `per_picture` says, and what `more` holds."""
+    """As `zsnr.evaluation.save`, whose `load` reads it, with all that `per_picture` says, and what `more` holds.
+
+    Args:
+        kept: pictures of each cell that are kept, or how many of each by its name.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in (more or {}).items()}
     for name, x in pictures.items():
         tensors |= {f"{name}/{key}": value.contiguous() for key, value in per_picture(x, classifier).items()}
-        tensors[f"{name}/pictures"] = x[:kept].half().contiguous()
+        n = kept if isinstance(kept, int) else kept[name]
+        tensors[f"{name}/pictures"] = x[:n].half().contiguous()
     save_file(tensors, folder / "samples.safetensors")
     (folder / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")

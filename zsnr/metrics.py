@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 
 class Classifier(nn.Module):
@@ -66,6 +65,8 @@ class Frechet:
     """
 
     def __init__(self, features: nn.Module, real: Tensor) -> None:
+        from torchmetrics.image.fid import FrechetInceptionDistance  # half a second, and most need intervals only
+
         self.metric = FrechetInceptionDistance(feature=features, reset_real_features=False)
         self._update(real, real=True)
 

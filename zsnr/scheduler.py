@@ -22,8 +22,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,15 +34,15 @@ from torch import Tensor
 
 from zsnr import schedule as schedules
 from zsnr import spacing
+from zsnr.calls import SOLVERS, Call, order, table
 from zsnr.path import PATHS
 from zsnr.prediction import DIFFUSERS, check_prediction, cos_sin, to_v
-from zsnr.sampler import check_grid, ddim_step, rk2_table
-from zsnr.stochastic import check_churn, gamma, raise_step, raised
+from zsnr.sampler import check_grid, ddim_step
+from zsnr.stochastic import check_churn
 
 logger = logging.get_logger(__name__)
 
 BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
-SOLVERS = ("ddim", "euler", "heun", "rk2")
 LEVELS = ("karras", "power", "uniform", "geometric")
 BELOW = 1e-6
 """Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
@@ -54,18 +53,6 @@ EPS = (
     "needs no training; or fine-tune it to v-prediction (zsnr.text_to_image). If it was trained on v, its config is "
     "wrong: pass prediction_type='v_prediction'"
 )
-
-
-class _Call(NamedTuple):
-    """What is done with one answer of the network: x <- on_x x + on_v v, from there or from the step's start."""
-
-    phi: float
-    on_x: float
-    on_v: float
-    kind: str = "whole"  # a whole step, or the first or second half of one
-    on_first: float = 0.0  # second half: v + on_first v_1 in place of v
-    scale: float = 1.0  # and then the churn of the next step:
-    fresh: float = 0.0  # x <- scale x + fresh z
 
 
 @dataclass
@@ -161,13 +148,13 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(EPS)
         check_prediction(self.prediction, schedule)
         self.alphas_cumprod = schedule.alpha_bar.float()  # for pipelines and callbacks that read it
-        self.order = 2 if solver in ("heun", "rk2") else 1
+        self.order = order(solver)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
         self.sigmas = torch.cat(
             [schedule.sigma.flip(0), torch.zeros(1)]
         ).float()  # tan(phi) of each call; inf at zero SNR
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._first_raise = (1.0, 0.0)
         self._begin_index: int | None = None
         self._index: int | None = None
@@ -245,7 +232,10 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         top = self.schedule.angle[-1].item()
         angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
-        self._calls = self._table(angles)
+        c = self.config
+        self._calls, self._first_raise = table(
+            angles, c.solver, PATHS[c.path], c.alpha, c.S_churn, c.S_tmin, c.S_tmax, c.S_noise
+        )
         if angles[0] <= top < (high := max(call.phi for call in self._calls)):
             raise ValueError(
                 f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
@@ -281,33 +271,6 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
             return spacing.geometric(N)
         return spacing.uniform(N, last) if levels == "uniform" else spacing.power(N, phi_max=last)
-
-    def _table(self, angles: list[float]) -> list[_Call]:
-        """The calls of a falling list of angles that ends in 0."""
-        c, N = self.config, len(angles) - 1
-        churns = [gamma(phi, N, c.S_churn, c.S_tmin, c.S_tmax) if c.S_churn else 0.0 for phi in angles[:-1]]
-        raises = [raise_step(phi, g, c.S_noise) for phi, g in zip(angles, churns, strict=False)] + [(1.0, 0.0)]
-        self._first_raise = raises[0]
-        alpha = c.alpha if c.solver == "rk2" else 1.0
-        calls = []
-        for (phi, psi), g, (scale, fresh) in zip(pairwise(angles), churns, raises[1:], strict=True):
-            top = raised(phi, g)
-            if c.solver == "ddim":
-                calls.append(_Call(top, *ddim_step(0.0, top, psi)[:2], scale=scale, fresh=fresh))
-                continue
-            on_x, on_v, second = rk2_table(PATHS[c.path], alpha, [top, psi, 0.0] if psi else [top, 0.0])[0]
-            if psi == 0 or self.order == 1:  # of Heun's step, the first half is Euler's
-                calls.append(_Call(top, on_x, on_v, scale=scale, fresh=fresh))
-            elif second is None:  # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that
-                # step k starts at call 2 k, where pipelines that begin in the middle look for it
-                calls += [_Call(top, on_x, on_v, "first"), _Call(psi, on_x, 0.0, "euler", on_v, scale, fresh)]
-            else:
-                middle, from_x, on_first, from_v = second
-                calls += [
-                    _Call(top, on_x, on_v, "first"),
-                    _Call(middle, from_x, from_v, "second", on_first, scale, fresh),
-                ]
-        return calls
 
     # --- one call
 
@@ -375,7 +338,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         x = x.to(sample.dtype)
         return ZeroSNRSchedulerOutput(x, x0.to(sample.dtype)) if return_dict else (x, x0.to(sample.dtype))
 
-    def _ddim(self, eta: float, call: _Call) -> tuple[float, float, float]:
+    def _ddim(self, eta: float, call: Call) -> tuple[float, float, float]:
         if self.config.solver != "ddim" or self.config.S_churn:
             raise ValueError("eta is DDIM's: with another solver or with churn, leave it 0 and set S_churn")
         if not 0 <= eta <= 1:
