@@ -13,9 +13,7 @@ from torch import Generator, Tensor
 import zsnr
 from benchmarks.method import SCHEDULE, Method, Run, prior, velocity
 from zsnr.path import FLOW
-from zsnr.sampler import rk2
-from zsnr.solvers import dpmpp_2m
-from zsnr.stochastic import churn, euler_maruyama
+from zsnr.samplers import churn, dpmpp_2m, euler_maruyama, rk2
 
 
 def lean(N: int, noise: Tensor | None, output: Tensor | None, draw: bool = False) -> Run:

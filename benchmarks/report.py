@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.overhead import MICROSECONDS, RATIO, SHAPES, STEPS
-from zsnr import figures
+from lab.report import figures
 
 COLOURS = {
     "zsnr": "#1f7a8c",

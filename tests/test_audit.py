@@ -11,11 +11,13 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 import zsnr
-from zsnr import leak, tiny
-from zsnr.audit import AuditError, audit, known, main
-from zsnr.findings import ranges
-from zsnr.levels import ANGLES
-from zsnr.probe import Probe
+from zsnr import brightness
+from zsnr.audit import AuditError, audit, known
+from zsnr.audit.__main__ import main
+from zsnr.audit.noise_levels import ANGLES
+from zsnr.audit.probe import Probe
+from zsnr.audit.report import ranges
+from zsnr.diffusers import tiny
 
 SD = tiny.STABLE_DIFFUSION_1 | {"skip_prk_steps": True}
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -350,12 +352,12 @@ def expected(config, shape):
         zero = config.get("rescale_betas_zero_snr", False)
         alpha_bar = 0.0 if zero else schedule.alpha_bar[-1].item()
         L = 0.25 * math.prod(shape[1:])
-        if leak.predicted(alpha_bar, L)[1] < 0.9:
+        if brightness.predicted(alpha_bar, L)[1] < 0.9:
             flaws.add("terminal SNR")
         if spacing == "leading" and name != "LCMScheduler":  # LCM counts its own steps from T down
             t = 49 * (T // 50) + config.get("steps_offset", 0)
             first = (zsnr.rescale_zero_terminal_snr(schedule) if zero else schedule).alpha_bar[t].item()
-            if zero or leak.predicted(first, L)[1] < 0.9:
+            if zero or brightness.predicted(first, L)[1] < 0.9:
                 flaws.add("T is not visited")
         if config.get("prediction_type", "epsilon") == "epsilon" and zero:
             flaws.add("eps at zero SNR")
@@ -389,7 +391,7 @@ def test_there_are_enough_of_them_and_each_says_where_it_is_from():
 def test_the_leak_is_that_of_the_law():
     report = audit(make("DDIMScheduler", SD), shape=(4, 128, 128), counts=[50])
     alpha_bar = zsnr.stable_diffusion().alpha_bar[-1].item()
-    mean, ratio = leak.predicted(alpha_bar, 0.25 * 128**2, 1.0)
+    mean, ratio = brightness.predicted(alpha_bar, 0.25 * 128**2, 1.0)
     assert report.facts["terminal alpha_bar"] == pytest.approx(alpha_bar, rel=1e-5)
     assert report.facts["mean lost at T"] == pytest.approx(1 - mean, rel=1e-5)
     assert report.facts["std kept at T"] == pytest.approx(ratio, rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsnr.augment import LABELS, _linear, augment, warp
+from lab.models.augment import LABELS, _linear, augment, warp
 
 H, W = 48, 64
 

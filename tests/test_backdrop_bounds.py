@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from zsnr.backdrop import UniformBackdrop, truncated_normal
-from zsnr.denoiser import Empirical
+from lab.models.backdrop import UniformBackdrop, truncated_normal
+from zsnr.denoisers import Empirical
 from zsnr.prediction import cos_sin
 
 RIGHT = math.pi / 2

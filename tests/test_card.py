@@ -7,9 +7,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import zsnr
-from zsnr import NetworkDenoiser, card, data, network, tiny, training
+from lab.models import data, network, training
+from zsnr import NetworkDenoiser
 from zsnr.audit import audit
-from zsnr.card import Card
+from zsnr.diffusers import card, tiny
+from zsnr.diffusers.card import Card
 
 SD = zsnr.stable_diffusion()
 ZERO = zsnr.rescale_zero_terminal_snr(SD)

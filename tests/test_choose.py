@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import zsnr
-from zsnr import choose, leak
-from zsnr.edm_training import loss_curve
+from lab.measure import choose
+from lab.models.edm_training import loss_curve
+from zsnr import brightness
 
 CHECKER = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -94,7 +95,7 @@ def test_sigma_max_costs_what_the_leak_says(tolerance):
     found = choose.measure(images(mean=0.2))
     proposal = choose.propose(found, tolerance=tolerance)
     s2, variance, mean = proposal.sigma_max**2, found.spectrum[0].item(), found.shift[0].item()
-    off, ratio = leak.predicted(1 / (1 + s2), variance, mean, start=s2 / (1 + s2))
+    off, ratio = brightness.predicted(1 / (1 + s2), variance, mean, start=s2 / (1 + s2))
     assert ratio == pytest.approx(1 - tolerance)
     shifts = (found.shift.abs() / (found.spectrum + s2).sqrt()).max().item()
     assert abs(mean - off) / math.sqrt(variance) <= shifts * (1 + 1e-9)

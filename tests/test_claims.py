@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import zsnr.claims
-from zsnr.claims import VERDICTS, claims, load, measure, save, table, to_json, to_markdown, verdict
+import lab.report.claims
+from lab.report.claims import VERDICTS, claims, load, measure, save, table, to_json, to_markdown, verdict
 
 IDS = [f"Z-{i:02d}" for i in range(1, 25)] + [f"E-{i:02d}" for i in range(1, 51)]
 NAN, INF = math.nan, math.inf
@@ -32,7 +32,7 @@ def test_every_claim_has_its_row_in_order():
 
 
 def test_yaml_lists_no_id_twice():
-    text = Path(zsnr.claims.__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    text = Path(lab.report.claims.__file__).with_suffix(".yaml").read_text(encoding="utf-8")
     assert re.findall(r'^- id: "(.*)"$', text, re.MULTILINE) == IDS  # a dict would hide a duplicate
 
 

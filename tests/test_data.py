@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from zsnr import ROOT, data
-from zsnr.data import WORDS, level, word
+from lab import ROOT
+from lab.models import data
+from lab.models.data import WORDS, level, word
 
 SOURCE = ROOT / "data/fashion-mnist"
 

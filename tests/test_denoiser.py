@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import nn
 
-from zsnr.backdrop import UniformBackdrop
-from zsnr.denoiser import Empirical, Gaussian, NetworkDenoiser
+from lab.models.backdrop import UniformBackdrop
+from zsnr.denoisers import Empirical, Gaussian, NetworkDenoiser
 from zsnr.prediction import PREDICTIONS, cos_sin, to_eps, to_v, to_x0
 from zsnr.schedule import Schedule, rescale_zero_terminal_snr, stable_diffusion
 

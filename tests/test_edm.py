@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from zsnr import edm
-from zsnr.denoiser import Gaussian
+from zsnr.denoisers import Gaussian
 from zsnr.edm import COLUMNS, EDMDenoiser, Preconditioned, column, iddpm_levels
+from zsnr.grids import karras
 from zsnr.path import VP
-from zsnr.sampler import heun
-from zsnr.spacing import karras
+from zsnr.samplers import heun
 
 RIGHT = math.pi / 2
 G = torch.Generator().manual_seed(0)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from zsnr import edm, edm_training, loop
-from zsnr.augment import LABELS
-from zsnr.edm_training import AugmentedUNet, EDMRecipe, _example, fit, loss_curve, objective, set_dropout
-from zsnr.network import ConditionalUNet
+from lab.models import edm_training
+from lab.models.augment import LABELS
+from lab.models.edm_training import AugmentedUNet, EDMRecipe, _example, fit, loss_curve, objective, set_dropout
+from lab.models.network import ConditionalUNet
+from zsnr import edm
+from zsnr.finetune import loop
 
 COLUMNS = ("vp", "ve", "iddpm", "edm")
 SIGMAS = (0.002, 0.05, 0.59, 3.0, 80.0)

@@ -9,15 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zsnr import data, evaluation, exposure
-from zsnr.denoiser import NetworkDenoiser
-from zsnr.evaluation import Cell, draw
+from lab.measure import evaluation, saturation
+from lab.measure.evaluation import Cell, draw
+from lab.measure.metrics import Classifier, interval
+from lab.measure.study import Study
+from lab.models import data
+from lab.models.network import ConditionalUNet
+from lab.models.variants import ABLATIONS, VARIANTS, find
+from zsnr.denoisers import NetworkDenoiser
 from zsnr.guidance import guided
-from zsnr.metrics import Classifier, interval
-from zsnr.network import ConditionalUNet
-from zsnr.sampler import SAMPLERS, generators, randn
-from zsnr.study import Study
-from zsnr.variants import ABLATIONS, VARIANTS, find
+from zsnr.noise import generators, randn
+from zsnr.samplers import SAMPLERS
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,15 +35,15 @@ def test_saturated_is_the_share_of_values_out_of_range(share):
     n = round(share * 64)
     x.view(3, -1)[0, :n] = 1.03
     x.view(3, -1)[1, :n] = -5.0
-    assert exposure.saturated(x).tolist() == [share, share, 0.0]
+    assert saturation.saturated(x).tolist() == [share, share, 0.0]
 
 
 def test_values_at_the_ends_of_the_range_are_not_over_exposed():
     """Neither are those beyond by rounding, up to 2.5 grey levels."""
     x = torch.tensor([-1.0, 1.0, 1.0 + 2 / 127.5, -1.0 - 2.5 / 127.5, 1.02]).view(-1, 1, 1, 1)
-    assert exposure.saturated(x).tolist() == [0.0] * 5
+    assert saturation.saturated(x).tolist() == [0.0] * 5
     x = torch.tensor([1.0 + 3 / 127.5, -1.0 - 3 / 127.5, math.inf]).view(-1, 1, 1, 1)
-    assert exposure.saturated(x).tolist() == [1.0] * 3
+    assert saturation.saturated(x).tolist() == [1.0] * 3
 
 
 def test_contrast_is_the_std_of_each_pictures_values():
@@ -49,13 +51,13 @@ def test_contrast_is_the_std_of_each_pictures_values():
     x = torch.cat([torch.full((1, 1, 8, 8), 0.3), 0.5 * board, 0.2 + 0.1 * board, seeded(1, 1, 8, 8)])
     half = math.sqrt(64 / 63)
     expected = torch.tensor([0.0, 0.5 * half, 0.1 * half, seeded(64).std()])
-    torch.testing.assert_close(exposure.contrast(x), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(saturation.contrast(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_contrast_grows_with_a_picture_and_does_not_see_its_level():
     x = seeded(4, 3, 8, 8)
-    torch.testing.assert_close(exposure.contrast(2 * x + 1), 2 * exposure.contrast(x))
-    torch.testing.assert_close(exposure.contrast(x), x.flatten(1).std(1))
+    torch.testing.assert_close(saturation.contrast(2 * x + 1), 2 * saturation.contrast(x))
+    torch.testing.assert_close(saturation.contrast(x), x.flatten(1).std(1))
 
 
 class Corners(nn.Module):
@@ -71,14 +73,14 @@ class Corners(nn.Module):
 def test_what_is_said_of_each_picture():
     x = seeded(700, 1, 32, 32)
     classifier = Corners()
-    found = exposure.per_picture(x, classifier)
+    found = saturation.per_picture(x, classifier)
     assert set(found) == {"level", "mean", "saturated", "contrast", "class"}
     assert {value.shape for value in found.values()} == {(700,)}
     assert torch.equal(found["class"], x[:, 0, 0, :3].argmax(1))
     assert classifier.largest <= 500
     torch.testing.assert_close(found["level"], data.level(x))
     torch.testing.assert_close(found["mean"], x.flatten(1).mean(1))
-    share = 2 * torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(-exposure.BEYOND))
+    share = 2 * torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(-saturation.BEYOND))
     assert found["saturated"].mean().item() == pytest.approx(share.item(), rel=0.01)
     assert found["contrast"].mean().item() == pytest.approx(1, rel=0.01)
 
@@ -90,12 +92,12 @@ def test_what_is_saved_is_loaded_by_evaluation(kept, tmp_path):
     pictures = {"zsnr/a": seeded(5, 1, 32, 32), "base/b-w7.5": 2 * seeded(3, 1, 32, 32, seed=1)}
     measures = {"zsnr/a": {"n": 5, "level": {"std": 0.25}}, "steps": [0, 999]}
     more = {"axes": seeded(4, 6).T, "edit/input-level": torch.arange(3.0)}
-    exposure.save(tmp_path / "new/folder", measures, pictures, classifier, kept, more)
+    saturation.save(tmp_path / "new/folder", measures, pictures, classifier, kept, more)
     again, tensors = evaluation.load(tmp_path / "new/folder")
     assert again == measures
     expected = {"axes": more["axes"], "edit/input-level": more["edit/input-level"]}
     for name, x in pictures.items():
-        expected |= {f"{name}/{key}": value for key, value in exposure.per_picture(x, classifier).items()}
+        expected |= {f"{name}/{key}": value for key, value in saturation.per_picture(x, classifier).items()}
         expected[f"{name}/pictures"] = x[: kept[name] if isinstance(kept, dict) else kept].half()
     assert tensors.keys() == expected.keys()
     for name, value in expected.items():
@@ -105,7 +107,7 @@ def test_what_is_saved_is_loaded_by_evaluation(kept, tmp_path):
 
 def test_saving_without_more_has_all_that_evaluation_saves(tmp_path):
     x, classifier = {"a": seeded(3, 1, 32, 32)}, Classifier().eval()
-    exposure.save(tmp_path / "one", {}, x, classifier, 2)
+    saturation.save(tmp_path / "one", {}, x, classifier, 2)
     evaluation.save(tmp_path / "other", {}, x, 2)
     ours, theirs = evaluation.load(tmp_path / "one")[1], evaluation.load(tmp_path / "other")[1]
     assert set(theirs) < set(ours)

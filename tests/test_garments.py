@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from zsnr import data, garments, leak
-from zsnr.training import generator
+from lab.models import data, text_data
+from zsnr import brightness
+from zsnr.finetune.loop import generator
 
 pytest.importorskip("diffusers")
 
@@ -23,7 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def vae():
-    from zsnr import tiny
+    from zsnr.diffusers import tiny
 
     return tiny.stable_diffusion().vae
 
@@ -34,8 +35,8 @@ def files(folder):
 
 def test_the_folder_is_what_users_have(images, tmp_path):
     """Read by the fine-tuning's own reader; each caption says the class, and the word of the picture's own level."""
-    text_to_image = pytest.importorskip("zsnr.text_to_image")
-    garments.export(images, tmp_path, 40)
+    text_to_image = pytest.importorskip("zsnr.finetune")
+    text_data.export(images, tmp_path, 40)
     pairs = text_to_image.captioned(tmp_path)
     assert len(pairs) == 40
     words = []
@@ -54,7 +55,7 @@ def test_the_folder_is_what_users_have(images, tmp_path):
 
 def test_an_export_is_repeated_byte_for_byte_and_another_seed_gives_other_pictures(images, tmp_path):
     first, again, other = (
-        garments.export(images, tmp_path / name, 6, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        text_data.export(images, tmp_path / name, 6, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert files(first) == files(again)
     assert files(first) != files(other)
@@ -63,32 +64,34 @@ def test_an_export_is_repeated_byte_for_byte_and_another_seed_gives_other_pictur
 
 
 def test_prompts_ask_for_the_classes_in_turn():
-    assert garments.prompts(("bag", "coat"), "black", 3) == ["a bag on black", "a coat on black", "a bag on black"]
+    assert text_data.prompts(("bag", "coat"), "black", 3) == ["a bag on black", "a coat on black", "a bag on black"]
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_an_empty_export_is_refused(images, tmp_path, n):
     with pytest.raises(ValueError, match=f"n = {n}"):
-        garments.export(images, tmp_path, n)
+        text_data.export(images, tmp_path, n)
 
 
 def test_the_trained_vae_carries_the_level_in_latents_of_unit_std(images, vae, tmp_path):
     before = {key: value.clone() for key, value in vae.state_dict().items()}
-    trained, history = garments.autoencoder(vae, images, tmp_path, pictures=1024, batch=16, lr=1e-2)
+    trained, history = text_data.autoencoder(vae, images, tmp_path, pictures=1024, batch=16, lr=1e-2)
     assert all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
     assert vae.config.scaling_factor == 0.18215  # the given one is left as it is
-    x = garments.rgb(images.draw(2000, generator(5))[0])
-    z = garments.latents(trained, x)
+    x = text_data.rgb(images.draw(2000, generator(5))[0])
+    z = text_data.latents(trained, x)
     assert z.shape == (2000, 4, 16, 16)
     assert z.std().item() == pytest.approx(1, abs=0.06)  # other pictures than those of the measurement
-    error = {one: (garments.decode(one, garments.latents(one, x)) - x).square().mean().item() for one in (vae, trained)}
+    error = {
+        one: (text_data.decode(one, text_data.latents(one, x)) - x).square().mean().item() for one in (vae, trained)
+    }
     assert error[trained] < x.var().item() / 3 < error[vae]  # a constant picture has the variance
     assert history[-1][1] < history[0][1] / 2
     assert all(p.requires_grad for p in trained.parameters())
 
 
 def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_path, monkeypatch, capsys):
-    whole, _ = garments.autoencoder(vae, images, tmp_path / "whole", pictures=64, batch=16)
+    whole, _ = text_data.autoencoder(vae, images, tmp_path / "whole", pictures=64, batch=16)
     real, calls = images.draw, []
 
     def dies(*arguments, **options):
@@ -97,12 +100,14 @@ def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr("zsnr.loop.time.monotonic", iter(range(0, 10**6, 100)).__next__)  # a checkpoint each step
+    monkeypatch.setattr(
+        "zsnr.finetune.loop.time.monotonic", iter(range(0, 10**6, 100)).__next__
+    )  # a checkpoint each step
     monkeypatch.setattr(data.Images, "draw", lambda self, *a, **k: dies(*a, **k))
     with pytest.raises(KeyboardInterrupt):
-        garments.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
+        text_data.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
     monkeypatch.undo()
-    resumed, _ = garments.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
+    resumed, _ = text_data.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
     assert "going on from" in capsys.readouterr().err
     assert resumed.config.scaling_factor == whole.config.scaling_factor
     for a, b in zip(resumed.parameters(), whole.parameters(), strict=True):
@@ -112,7 +117,7 @@ def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_
 @pytest.mark.parametrize(("name", "value"), [("pictures", 0), ("batch", -1), ("lr", 0.0)])
 def test_a_vae_recipe_that_cannot_be_trained_is_refused(images, vae, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} = {value}"):
-        garments.autoencoder(vae, images, tmp_path, **{"pictures": 8, "batch": 4} | {name: value})
+        text_data.autoencoder(vae, images, tmp_path, **{"pictures": 8, "batch": 4} | {name: value})
 
 
 def gaussian(n=20_000, within=9.0):
@@ -129,7 +134,7 @@ def gaussian(n=20_000, within=9.0):
 
 def test_the_direction_is_found_and_what_the_data_do_along_it():
     z, x, label = gaussian()
-    found = garments.direction(z, x, label)
+    found = text_data.direction(z, x, label)
     spread = 10**2 * 0.4**2 / 12  # of the levels in one fifth, uniform
     assert found.variance == pytest.approx(100 / 3 + 9, rel=0.03)
     assert found.within == pytest.approx([9 + spread] * 5, rel=0.06)
@@ -139,10 +144,10 @@ def test_the_direction_is_found_and_what_the_data_do_along_it():
 
 
 def test_the_prediction_is_the_law_read_as_a_level():
-    found = garments.direction(*gaussian())
+    found = text_data.direction(*gaussian())
     assert found.predicted(0.0) == pytest.approx(found.levels)  # zero SNR: no leak
     for k, level in enumerate(found.predicted(0.01)):
-        mean, _ = leak.predicted(0.01, found.within[k], found.mean[k])
+        mean, _ = brightness.predicted(0.01, found.within[k], found.mean[k])
         assert level == pytest.approx(found.levels[k] + found.slope * (mean - found.mean[k]))
     assert found.predicted(0.01)[4] < found.levels[4] - 0.05
     assert found.predicted(0.01)[0] > found.levels[0]
@@ -151,4 +156,4 @@ def test_the_prediction_is_the_law_read_as_a_level():
 def test_too_few_pictures_to_know_their_spread_are_refused():
     z, x, label = gaussian(4)
     with pytest.raises(ValueError, match=r"too few of the 4 pictures are on \w+"):
-        garments.direction(z, x, label)
+        text_data.direction(z, x, label)

@@ -8,12 +8,10 @@ import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 import zsnr
-from zsnr.denoiser import Gaussian
+from zsnr.denoisers import Counted, Gaussian, Mixture
 from zsnr.guidance import amplification, factor, guided, rescaled, std
-from zsnr.mixture import Mixture
+from zsnr.noise import generators
 from zsnr.prediction import PREDICTIONS, to_eps, to_v, to_x0
-from zsnr.sampler import generators
-from zsnr.solvers import Counted
 
 RIGHT = math.pi / 2
 BELOW = [0.05, 0.4, 1.0, 1.5]

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from zsnr import edm, ladder, network, sweep
-from zsnr.denoiser import Gaussian
-from zsnr.edm_training import EDMRecipe
-from zsnr.ladder import CONFIGS, configuration
-from zsnr.metrics import interval
+from lab.measure import sweep
+from lab.measure.metrics import interval
+from lab.models import ladder, network
+from lab.models.edm_training import EDMRecipe
+from lab.models.ladder import CONFIGS, configuration
+from zsnr import edm
+from zsnr.denoisers import Gaussian
+from zsnr.grids import karras
+from zsnr.noise import generators, randn
 from zsnr.path import EDM
-from zsnr.sampler import generators, heun, randn
-from zsnr.spacing import karras
-from zsnr.stochastic import churn
+from zsnr.samplers import churn, heun
 
 F = EDMRecipe(sigma_data=0.59, images=45_000, batch=64, lr=1e-3, warmup=2250, ema_halflife=5000, augment=0.12, seed=3)
 

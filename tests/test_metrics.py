@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from zsnr import metrics
-from zsnr.metrics import Classifier, Frechet, bootstrap, inception_score, interval, wasserstein1
+from lab.measure import metrics
+from lab.measure.metrics import Classifier, Frechet, bootstrap, inception_score, interval, wasserstein1
 
 
 class Identity(nn.Module):

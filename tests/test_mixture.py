@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr.denoiser import Empirical, Gaussian
-from zsnr.mixture import Mixture
+from zsnr.denoisers import Empirical, Gaussian, Mixture
 from zsnr.prediction import cos_sin
 
 RIGHT = math.pi / 2

@@ -10,8 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffu
 from PIL import Image
 
 import zsnr
-from zsnr import NetworkDenoiser, ZeroSNRScheduler, captions, card, text_to_image, tiny
+from zsnr import NetworkDenoiser, ZeroSNRScheduler, finetune
 from zsnr.audit import AuditError, audit, main
+from zsnr.diffusers import card, tiny
+from zsnr.finetune import captions
 
 ZERO = tiny.STABLE_DIFFUSION_1 | {
     "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"
@@ -163,7 +165,7 @@ def test_only_the_runs_own_checkpoints_are_removed(tmp_path, monkeypatch, capsys
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/notes.txt").write_text("precious")
     sizes = ["--images", "2", "--batch", "2", "--resolution", "8"]
-    text_to_image.main(["--model", "model", "--folder", "pictures", "--out", "out", "--scratch", "scratch", *sizes])
+    finetune.main(["--model", "model", "--folder", "pictures", "--out", "out", "--scratch", "scratch", *sizes])
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["notes.txt"]
     with pytest.raises(SystemExit, match=r"no folder /nope, and none to be had on the hub"):
-        text_to_image.main(["--model", "/nope", "--folder", "pictures", "--out", "other"])
+        finetune.main(["--model", "/nope", "--folder", "pictures", "--out", "other"])

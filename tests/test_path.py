@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr.denoiser import Empirical, Gaussian
-from zsnr.mixture import Mixture
+from zsnr.denoisers import Empirical, Gaussian, Mixture
+from zsnr.grids import karras
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, from_sde, vp
-from zsnr.sampler import euler, heun, rk2
-from zsnr.solvers import rk45
-from zsnr.spacing import karras
-from zsnr.stochastic import churn, euler_maruyama
+from zsnr.samplers import churn, euler, euler_maruyama, heun, rk2, rk45
 
 RIGHT = math.pi / 2
 G = torch.Generator().manual_seed(0)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr import sampler
-from zsnr.denoiser import Gaussian
+from zsnr import samplers
+from zsnr.denoisers import Gaussian
+from zsnr.grids import grid, power, uniform
+from zsnr.noise import generators, randn
 from zsnr.prediction import cos_sin
-from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn
+from zsnr.samplers import SAMPLERS, ddim, ddpm, euler, heun
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
-from zsnr.spacing import grid, power, uniform
 
 RIGHT = math.pi / 2
 SD = stable_diffusion()
@@ -57,7 +58,7 @@ def variance(run, angles: torch.Tensor, variances: torch.Tensor, monkeypatch) ->
         z[..., next(source)] = 1
         return z
 
-    monkeypatch.setattr(sampler, "randn", unit)
+    monkeypatch.setattr(samplers, "randn", unit)
     noise = torch.zeros(1, len(variances), N + 1, dtype=torch.float64)
     noise[..., 0] = 1
     data = Gaussian(torch.zeros(len(variances), N + 1), variances[:, None].expand(-1, N + 1))

@@ -20,10 +20,11 @@ from diffusers import (
 )
 
 import zsnr
-from zsnr import NetworkDenoiser, ZeroSNRScheduler, scheduler, stochastic, tiny
+from zsnr import NetworkDenoiser, ZeroSNRScheduler, samplers
 from zsnr.audit import audit
+from zsnr.diffusers import scheduler, tiny
+from zsnr.diffusers.wrap import VModel
 from zsnr.path import PATHS
-from zsnr.wrap import VModel
 
 ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -176,7 +177,7 @@ def test_image_to_image_starts_in_the_middle_at_the_level_it_should(solver):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     else:  # the picture is noised at the raised level: one with Algorithm 2 in law
         assert torch.isfinite(got).all()
-        top = stochastic.raised(grid[0].item(), stochastic.gamma(grid[0].item(), 8, 3.0, 0.05, 50.0))
+        top = samplers.raised(grid[0].item(), samplers.gamma(grid[0].item(), 8, 3.0, 0.05, 50.0))
         noised = ours.add_noise(latents, noise, ours.timesteps[8:9])
         torch.testing.assert_close(noised, math.cos(top) * latents + math.sin(top) * noise, **CLOSE)
 
@@ -581,7 +582,7 @@ def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
         table.append(len(table) == fresh.one)
         return torch.full(shape, float(table[-1]), dtype=torch.float64)
 
-    monkeypatch.setattr(stochastic, "randn", fresh)
+    monkeypatch.setattr(samplers, "randn", fresh)
 
     def run(initial, one):
         table.clear()

@@ -10,13 +10,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from zsnr import edm
-from zsnr.denoiser import Gaussian
-from zsnr.mixture import Mixture
+from zsnr.denoisers import Counted, Gaussian, Mixture
+from zsnr.grids import karras, power, uniform
+from zsnr.noise import generators
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
-from zsnr.sampler import ddim, euler, generators, heun, rk2
-from zsnr.solvers import Counted, dpmpp_2m, rk45
-from zsnr.spacing import karras, power, uniform
-from zsnr.stochastic import churn, euler_maruyama
+from zsnr.samplers import churn, ddim, dpmpp_2m, euler, euler_maruyama, heun, rk2, rk45
 
 RIGHT = math.pi / 2
 G = torch.Generator().manual_seed(0)

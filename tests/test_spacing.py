@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zsnr.grids import SPACINGS, grid, karras, power, timesteps, uniform
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
-from zsnr.spacing import SPACINGS, grid, karras, power, timesteps, uniform
 
 ZERO_SNR = rescale_zero_terminal_snr(stable_diffusion())
 TABLE_2 = {

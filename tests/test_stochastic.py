@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr import sampler, stochastic
-from zsnr.denoiser import Gaussian
+from zsnr import samplers
+from zsnr.denoisers import Gaussian
+from zsnr.grids import karras, power, uniform
+from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, FLOW, PATHS
-from zsnr.sampler import euler, generators, heun, randn
-from zsnr.spacing import karras, power, uniform
-from zsnr.stochastic import GAMMA_MAX, churn, euler_maruyama, gamma, raised
+from zsnr.samplers import GAMMA_MAX, churn, euler, euler_maruyama, gamma, heun, raised
 
 RIGHT = math.pi / 2
 G = torch.Generator().manual_seed(0)
@@ -274,8 +274,8 @@ def variances(run, grid: torch.Tensor, std: float, monkeypatch, callback=None) -
         z[..., next(source)] = 1
         return z
 
-    monkeypatch.setattr(sampler, "randn", unit)
-    monkeypatch.setattr(stochastic, "randn", unit)
+    monkeypatch.setattr(samplers, "randn", unit)
+    monkeypatch.setattr(samplers, "randn", unit)
     noise = torch.zeros(1, len(grid), dtype=torch.float64)
     noise[:, 0] = math.sqrt(marginal(grid[0].item(), std))
     data = Gaussian(torch.zeros(len(grid)), torch.full((len(grid),), std**2))

@@ -23,9 +23,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from zsnr import ROOT, captions, card, encode, loop, lora, pipelines, text_to_image, tiny
+from lab import ROOT
+from zsnr.diffusers import card, tiny
+from zsnr.finetune import FineTune, captioned, captions, encode, fine_tune, loop, lora, pipelines, save, tune
+from zsnr.finetune.__main__ import main
 from zsnr.schedule import from_scheduler, rescale_zero_terminal_snr, stable_diffusion
-from zsnr.text_to_image import FineTune, captioned, fine_tune, save
 
 RECIPE = FineTune(images=32, batch=4, lr=3e-3, warmup=8, ema_halflife=16, resolution=8, seed=5)
 LORA = dataclasses.replace(RECIPE, lora_rank=2, lora_layers="all")
@@ -203,19 +205,19 @@ def test_pictures_are_upright_and_on_white(tmp_path):
 
 def test_each_pass_shows_every_picture_once_in_an_order_of_its_own():
     recipe = dataclasses.replace(RECIPE, batch=6)
-    stream = torch.cat([text_to_image._example(8, 1000, recipe, step)[0] for step in range(8)])
+    stream = torch.cat([tune._example(8, 1000, recipe, step)[0] for step in range(8)])
     passes = [stream[k : k + 8].tolist() for k in range(0, 48, 8)]
     assert all(sorted(order) == list(range(8)) for order in passes)
     assert len({tuple(order) for order in passes}) == 6
     other = dataclasses.replace(recipe, seed=6)
-    assert [text_to_image._example(8, 1000, other, 0)[0].tolist()] != [stream[:6].tolist()]
+    assert [tune._example(8, 1000, other, 0)[0].tolist()] != [stream[:6].tolist()]
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_steps_drops_flips_and_seeds_have_their_laws(flip):
     n = 20_000
     recipe = dataclasses.replace(RECIPE, batch=n, flip=flip)
-    _, seeds, t, drop, flips = text_to_image._example(50, 1000, recipe, 3)
+    _, seeds, t, drop, flips = tune._example(50, 1000, recipe, 3)
     assert len(seeds.unique()) == n
     counts = t.bincount(minlength=1000)
     assert len(counts) == 1000
@@ -224,7 +226,7 @@ def test_steps_drops_flips_and_seeds_have_their_laws(flip):
     assert chi == pytest.approx(999, abs=5 * (2 * 999) ** 0.5)
     assert drop.float().mean().item() == pytest.approx(0.1, abs=5 * (0.09 / n) ** 0.5)
     assert flips.float().mean().item() == pytest.approx(0.5 if flip else 0, abs=5 * (0.25 / n) ** 0.5)
-    assert not torch.equal(text_to_image._example(50, 1000, recipe, 4)[1], seeds)
+    assert not torch.equal(tune._example(50, 1000, recipe, 4)[1], seeds)
 
 
 def test_latents_are_the_posterior_s_and_do_not_depend_on_the_batch(pipeline, folder):
@@ -288,7 +290,7 @@ def test_the_objective_is_the_squared_error_of_the_prediction(prediction):
     x0, eps = torch.randn(2, 3, 4, 2, 2, generator=g)
     oracle = Oracle(x0, eps, schedule, prediction)
     t = torch.tensor([0, 500, 999])
-    value = text_to_image._objective(oracle, x0, eps, t, {}, schedule, prediction, "float32")
+    value = tune._objective(oracle, x0, eps, t, {}, schedule, prediction, "float32")
     assert value.item() == pytest.approx(0.25, abs=1e-5)
     if prediction == "v":
         assert torch.equal(oracle.seen[2], eps[2]), "at T there is noise only"
@@ -388,10 +390,8 @@ def test_one_picture_is_learnt_by_heart(tmp_path):
 
 def test_micro_batches_change_memory_only(pipeline, folder, whole, tmp_path, monkeypatch):
     sizes = []
-    real = text_to_image._objective
-    monkeypatch.setattr(
-        text_to_image, "_objective", lambda net, x0, *rest: (sizes.append(len(x0)), real(net, x0, *rest))[1]
-    )
+    real = tune._objective
+    monkeypatch.setattr(tune, "_objective", lambda net, x0, *rest: (sizes.append(len(x0)), real(net, x0, *rest))[1])
     result, history = fine_tune(pipeline, folder, dataclasses.replace(RECIPE, accumulate=4), tmp_path)
     assert sizes == [1] * 32
     assert [n for n, _ in history] == [n for n, _ in whole[1]]
@@ -408,10 +408,10 @@ def test_checkpointing_gives_the_same_gradients(recipe, xl):
         conditions = encode.conditions(xl, ["red", ""], torch.full((2, 6), 8))
     grads = []
     for checkpointing in (False, True):
-        net = text_to_image._network(xl.unet, dataclasses.replace(recipe, checkpointing=checkpointing)).train()
+        net = tune._network(xl.unet, dataclasses.replace(recipe, checkpointing=checkpointing)).train()
         calls = []
         net.down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        text_to_image._objective(net, x0, eps, torch.tensor([3, 999]), conditions, schedule, "v", "float32").backward()
+        tune._objective(net, x0, eps, torch.tensor([3, 999]), conditions, schedule, "v", "float32").backward()
         assert len(calls) == 1 + checkpointing, "what is not kept is computed again"
         grads.append({k: p.grad for k, p in net.named_parameters() if p.requires_grad})
     assert_same(grads[1], grads[0], atol=1e-7)
@@ -421,7 +421,7 @@ def test_checkpointing_gives_the_same_gradients(recipe, xl):
 @pytest.mark.parametrize("recipe", [RECIPE, LORA], ids=["full", "lora"])
 def test_bfloat16_computes_in_it_and_trains_float32(recipe, pipeline, folder, whole, low_rank, tmp_path):
     recipe = dataclasses.replace(recipe, precision="bf16")
-    net = text_to_image._network(pipeline.unet, recipe)
+    net = tune._network(pipeline.unet, recipe)
     assert {p.dtype for p in net.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in net.parameters() if not p.requires_grad} <= {torch.bfloat16}
     result, history = fine_tune(pipeline, folder, recipe, tmp_path)
@@ -433,7 +433,7 @@ def test_bfloat16_computes_in_it_and_trains_float32(recipe, pipeline, folder, wh
 
 def test_a_pipeline_in_half_precision_is_trained_in_float32_and_stays_in_its_own(folder, tmp_path):
     half = tiny.stable_diffusion().to(torch.float16)
-    assert {p.dtype for p in text_to_image._network(half.unet, RECIPE).parameters()} == {torch.float32}
+    assert {p.dtype for p in tune._network(half.unet, RECIPE).parameters()} == {torch.float32}
     result, _ = fine_tune(half, folder, dataclasses.replace(RECIPE, images=8), tmp_path)
     assert {p.dtype for p in result.unet.parameters()} == {torch.float16}
     assert half.vae.dtype == torch.float16
@@ -568,7 +568,7 @@ def test_two_processes_and_one_give_the_same_losses(folder, whole, low_rank, tmp
 
 def stopping(monkeypatch, after: int, error: BaseException) -> list[int]:
     """Make the objective raise after so many calls; the list counts them."""
-    real, calls = text_to_image._objective, []
+    real, calls = tune._objective, []
 
     def objective(*args):
         if len(calls) == after:
@@ -576,7 +576,7 @@ def stopping(monkeypatch, after: int, error: BaseException) -> list[int]:
         calls.append(1)
         return real(*args)
 
-    monkeypatch.setattr(text_to_image, "_objective", objective)
+    monkeypatch.setattr(tune, "_objective", objective)
     return calls
 
 
@@ -779,10 +779,10 @@ def test_a_launcher_s_own_precision_or_accumulation_is_refused():
         "Launched", (), {"num_processes": 1, "mixed_precision": "fp16", "gradient_accumulation_steps": 1}
     )
     with pytest.raises(ValueError, match="fp16, but the recipe says float32"):
-        text_to_image._check_launch(accelerator, RECIPE)
+        tune._check_launch(accelerator, RECIPE)
     accelerator.mixed_precision, accelerator.gradient_accumulation_steps = "no", 2
     with pytest.raises(ValueError, match="`accumulate`"):
-        text_to_image._check_launch(accelerator, RECIPE)
+        tune._check_launch(accelerator, RECIPE)
 
 
 def test_a_loss_that_is_no_number_is_said(folder, tmp_path):
@@ -806,7 +806,7 @@ def test_captions_that_are_cut_are_said_once(pipeline, tmp_path, caplog):
 
 
 def command(*options: object) -> None:
-    text_to_image.main([str(option) for option in options])
+    main([str(option) for option in options])
 
 
 def test_the_command_line_trains_and_saves(pipeline, folder, low_rank, tmp_path, capfd):

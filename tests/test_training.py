@@ -14,11 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zsnr import ROOT, Schedule, loop, network, training
-from zsnr.network import ConditionalUNet
+import lab
+from lab import ROOT
+from lab.models import network
+from lab.models.network import ConditionalUNet
+from lab.models.training import Recipe, fit, objective
+from zsnr import Schedule
+from zsnr.finetune import loop
 from zsnr.prediction import PREDICTIONS
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
-from zsnr.training import Recipe, fit, objective
 
 SD = stable_diffusion()
 ZERO_SNR = rescale_zero_terminal_snr(SD)
@@ -291,8 +295,8 @@ def test_a_trained_network_can_be_trained_on(uninterrupted, tmp_path):
 def test_clean_removes_the_checkpoints(saving_always, tmp_path):
     fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path / "scratch")
     assert list(tmp_path.rglob("*.safetensors"))
-    training.clean(tmp_path / "scratch")
-    training.clean(tmp_path / "scratch")
+    loop.clean(tmp_path / "scratch")
+    loop.clean(tmp_path / "scratch")
     assert not (tmp_path / "scratch").exists()
 
 
@@ -348,22 +352,22 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path):
 
 def test_seeds_are_used_in_full():
     seeds = [(5,), (2**32 + 5,), (6,), (1, 5), (5, 2)]
-    first = [torch.rand(1, generator=training.generator(*seed)).item() for seed in seeds]
+    first = [torch.rand(1, generator=loop.generator(*seed)).item() for seed in seeds]
     assert len(set(first)) == len(seeds)
-    assert torch.rand(1, generator=training.generator(5)).item() == first[0]
+    assert torch.rand(1, generator=loop.generator(5)).item() == first[0]
 
 
 def test_threads_are_set_or_left():
     before = torch.get_num_threads()
-    training.threads(0)
+    lab.threads(0)
     assert torch.get_num_threads() == before
-    training.threads(before)
+    lab.threads(before)
     with pytest.raises(ValueError, match="threads = -1"):
-        training.threads(-1)
+        lab.threads(-1)
 
 
 def test_the_environment_does_not_name_a_build():
-    found = training.environment()
+    found = lab.environment()
     assert found["threads"] == torch.get_num_threads()
     assert "+" not in found["torch"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zsnr
+from lab.measure.local_error import frozen, local_errors, step
 from zsnr.path import ANGLE, EDM, FLOW, VE, VP
-from zsnr.truncation import frozen, local_errors, step
 
 Y = torch.tensor([0.4, -0.3, 0.8], dtype=torch.float64)
 U = torch.tensor([[2.0, -1.0, 2.0], [0.0, 3.0, 4.0]], dtype=torch.float64)  # norms 3 and 5

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from zsnr import edm, weighting
+import zsnr
+from lab.models.training import Recipe, objective
+from zsnr import edm
 from zsnr.path import FLOW
-from zsnr.prediction import PREDICTIONS, target
+from zsnr.prediction import PREDICTIONS, X0_WEIGHTS, check_loss, loss_weight, target, x0_weight
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
-from zsnr.training import Recipe, objective
-from zsnr.weighting import X0_WEIGHTS, check_loss, loss_weight, x0_weight
 
 SD = stable_diffusion()
 ZERO_SNR = rescale_zero_terminal_snr(SD)
 G = torch.Generator().manual_seed(0)
 ROW = re.compile(r"^\| (\S+) +\| (.+?) +\| (\d) +\| (.+?) +\|$", re.MULTILINE)
-TABLE = {name: (formula, int(value), source) for name, formula, value, source in ROW.findall(weighting.__doc__)}
+TABLE = {name: (formula, int(value), source) for name, formula, value, source in ROW.findall(zsnr.prediction.__doc__)}
 every_loss = pytest.mark.parametrize("loss", X0_WEIGHTS)
 
 

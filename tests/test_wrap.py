@@ -7,9 +7,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, EulerDiscreteScheduler
 
 import zsnr
-from zsnr import NetworkDenoiser, ZeroSNRScheduler, tiny
+from zsnr import NetworkDenoiser, ZeroSNRScheduler
+from zsnr.diffusers import tiny
+from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
 from zsnr.edm import EDMDenoiser, Preconditioned, edm
-from zsnr.wrap import EDMAsV, schedule_up_to
 
 SIGMA_DATA = 0.5
 

@@ -4,14 +4,15 @@ x_phi = cos(phi) x0 + sin(phi) eps runs from the image (phi = 0) to pure noise (
 v-prediction network predicts, and every sampler solves that one equation. Importing this needs torch and numpy only.
 """
 
-import pathlib
 from typing import Any
 
-from zsnr.denoiser import Empirical, Gaussian, NetworkDenoiser
+from zsnr.adaptive import rk45
+from zsnr.denoisers import Empirical, Gaussian, Mixture, NetworkDenoiser
+from zsnr.grids import geometric, grid, karras, power, timesteps, uniform
 from zsnr.guidance import guided
-from zsnr.mixture import Mixture
+from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path, from_sde
-from zsnr.sampler import SAMPLERS, ddim, ddpm, euler, generators, heun, randn, rk2
+from zsnr.samplers import SAMPLERS, churn, ddim, ddpm, dpmpp_2m, euler, euler_maruyama, heun, rk2
 from zsnr.schedule import (
     Schedule,
     cosine,
@@ -22,18 +23,12 @@ from zsnr.schedule import (
     rescale_zero_terminal_snr,
     stable_diffusion,
 )
-from zsnr.solvers import dpmpp_2m, rk45
-from zsnr.spacing import geometric, grid, karras, power, timesteps, uniform
-from zsnr.stochastic import churn, euler_maruyama
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-"""The checkout: notebooks run from other folders, and find parameters, data and results here."""
 
 
 def __getattr__(name: str) -> Any:
     """The scheduler, imported when it is asked for: it needs diffusers."""
     if name == "ZeroSNRScheduler":
-        from zsnr.scheduler import ZeroSNRScheduler
+        from zsnr.diffusers.scheduler import ZeroSNRScheduler
 
         return ZeroSNRScheduler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -43,7 +38,6 @@ __all__ = [
     "ANGLE",
     "EDM",
     "FLOW",
-    "ROOT",
     "SAMPLERS",
     "VE",
     "VP",

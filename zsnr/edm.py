@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from zsnr import spacing
+from zsnr import grids
 from zsnr.prediction import cos_sin
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -147,7 +147,7 @@ def edm(
         lambda s: (d**2 / (s**2 + d**2), s * d * (s**2 + d**2).rsqrt(), (s**2 + d**2).rsqrt(), s.log() / 4),
         lambda n, g: (P_mean + P_std * torch.randn(n, generator=g, dtype=torch.float64)).exp(),
         lambda s: (s**2 + d**2) / (s * d) ** 2,
-        lambda N: spacing.karras(N, sigma_min, sigma_max, rho),
+        lambda N: grids.karras(N, sigma_min, sigma_max, rho),
         sigma_max * math.sqrt(2),
     )
 
@@ -214,7 +214,7 @@ class EDMDenoiser:
         if c == 0 or s / c > self.sigma_max * (1 + 1e-9):
             raise ValueError(
                 f"angle {phi:.6g} (sigma = {math.tan(phi):.6g}) is above what an EDM network is trained for, sigma_max "
-                f"= {self.sigma_max:.6g}: start the grid at or below it (spacing.karras); with churn, set S_tmax below "
+                f"= {self.sigma_max:.6g}: start the grid at or below it (grids.karras); with churn, set S_tmax below "
                 "sigma_max / sqrt 2; or use a zero-SNR v-model"
             )
         sigma = torch.full((len(x),), s / c, device=self.device, dtype=torch.float64)

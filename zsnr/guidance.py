@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from zsnr.denoiser import Denoiser
+from zsnr.denoisers import Denoiser
 from zsnr.prediction import check_prediction, cos_sin
 
 

@@ -1,0 +1,101 @@
+r"""The small network that is trained here, and its weights on disk.
+
+A diffusers `UNet2DModel` on the picture folded to (4 C, 16, 16) (space to depth happens inside: noise and metrics see
+(C, 32, 32)), conditioned on a class and a word by the sum of two learned embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from lab.models.variants import find
+from zsnr.diffusers.card import Card
+
+
+class ConditionalUNet(nn.Module):
+    """(x, step, class_labels) -> prediction, as diffusers' UNets are called.
+
+    Args:
+        channels: C of the pictures.
+        classes, words: how many values the two conditions have; one more means "not given".
+        widths: channels of each resolution, 16x16 first.
+        layers: residual blocks a resolution.
+    """
+
+    card: Card | None = None
+
+    def __init__(
+        self, channels: int = 1, classes: int = 10, words: int = 5, widths: tuple[int, ...] = (64, 128), layers: int = 1
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "classes": classes,
+            "words": words,
+            "widths": list(widths),
+            "layers": layers,
+        }
+        self.unet = UNet2DModel(
+            sample_size=16,
+            in_channels=4 * channels,
+            out_channels=4 * channels,
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            norm_num_groups=min(16, widths[0]),
+            add_attention=False,
+            class_embed_type="identity",
+        )
+        self.embed_class = nn.Embedding(classes + 1, 4 * widths[0])
+        self.embed_word = nn.Embedding(words + 1, 4 * widths[0])
+        # Starting from 0 the first loss is that of the trivial prediction, whatever the seed
+        for parameter in self.unet.get_submodule("conv_out").parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, step: Tensor, class_labels: Tensor) -> Tensor:
+        """x (B, C, 32, 32), step (B,) from 0, class_labels (B, 2) -> (B, C, 32, 32)."""
+        condition = self.embed_class(class_labels[:, 0]) + self.embed_word(class_labels[:, 1])
+        return pixel_shuffle(self.unet(pixel_unshuffle(x, 2), step, class_labels=condition).sample, 2)
+
+
+def save(path: str | Path, network: ConditionalUNet, **card: Any) -> None:
+    """Write the weights in half precision, with a card that says how they were trained, as safetensors."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
+    # one entry: safetensors writes several in any order, and the same weights must give the same bytes
+    metadata = {"zsnr": json.dumps({"network": network.config, "card": card})}
+    partial = path.with_name(path.name + ".tmp")
+    save_file(weights, partial, metadata)
+    partial.replace(path)
+
+
+def load(path: str | Path) -> tuple[ConditionalUNet, dict[str, Any]]:
+    """The network at `path`, in float32, and what was said of it when it was saved.
+
+    A network of `lab.models.variants` gets a `zsnr.diffusers.card.Card`, too, which is checked when it is sampled.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}: `dvc repro --pull` restores or trains them")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if "zsnr" not in metadata:
+        raise ValueError(f"{path} has no network description in its metadata: was it written by network.save?")
+    description = json.loads(metadata["zsnr"])
+    network = ConditionalUNet(**description["network"])
+    network.load_state_dict(load_file(path))
+    said = description["card"]
+    if {"variant", "prediction"} <= said.keys():
+        network.card = Card(said["prediction"], find(said["variant"]).schedule)
+    return network, said

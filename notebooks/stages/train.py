@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training the flawed base
+#
+# What everybody trained before 2023: $\epsilon$-prediction on Stable Diffusion's schedule, whose last step still carries a
+# signal, $x_T = 0.068\,x_0 + 0.998\,\epsilon$. The network reads the brightness off it; at sampling time there is none to read.
+
+# %% tags=["parameters"]
+source = "data/fashion-mnist"
+captioned = 0.1
+unconditional = 0.1
+width = 16
+batch = 32
+images = 2560
+lr = 2e-3
+warmup = 256
+ema_halflife = 320
+precision = "float32"
+threads = 1
+seed = 0
+out_dir = ""
+
+# %%
+import json
+from functools import partial
+
+import matplotlib.pyplot as plt
+import torch
+
+import lab
+from lab import ROOT
+from lab.models import data, network, training
+from zsnr.finetune import loop
+from zsnr.schedule import stable_diffusion
+
+lab.threads(threads)
+out, scratch = lab.folders(out_dir)
+recipe = training.Recipe(
+    prediction="eps",
+    images=images,
+    batch=batch,
+    lr=lr,
+    warmup=warmup,
+    ema_halflife=ema_halflife,
+    precision=precision,
+    seed=seed,
+)
+pictures = data.load(ROOT / source)
+
+# %%
+torch.manual_seed(seed)
+start = network.ConditionalUNet(
+    channels=pictures.image.shape[1], classes=len(pictures.classes), words=len(data.WORDS), widths=(width, 2 * width)
+)
+draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
+print(f"{sum(p.numel() for p in start.parameters()) / 1e6:.2f} million parameters")
+trained, history = training.fit(start, draw, stable_diffusion(), recipe, scratch)
+
+# %% [markdown]
+# The loss is the mean squared error of $\epsilon$ over all steps, and 1 for the zero that the network starts from.
+
+# %%
+fig, ax = plt.subplots(figsize=(5, 3))
+ax.semilogy(*zip(*history, strict=True))
+ax.set(xlabel="training pictures", ylabel=r"loss, $\|\epsilon - \hat\epsilon\|^2$ a pixel", title="Base")
+plt.show()
+print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
+
+# %% [markdown]
+# The averaged weights are kept in half precision, with a card that says how they came about.
+
+# %%
+network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=images, seed=seed)
+(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+loop.clean(scratch)

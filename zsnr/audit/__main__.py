@@ -1,0 +1,46 @@
+"""`python -m zsnr.audit`, or `zsnr-audit`: ends with 0 (sound), 1 (flawed) or 2 (cannot be read)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import zsnr.audit
+from zsnr.audit import AuditError, audit
+
+
+def _numbers(option: str, example: str, texts: Sequence[str], kind: type) -> list[Any]:
+    try:
+        return [kind(text) for text in texts]
+    except ValueError:
+        raise AuditError(f"{option} {','.join(texts)} is not what was expected: write {option} {example}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: 0 sound, 1 flawed, 2 cannot be read."""
+    parser = argparse.ArgumentParser("python -m zsnr.audit", description=(zsnr.audit.__doc__ or "").split("\n")[0])
+    parser.add_argument("path", help="a pipeline's folder, a scheduler's, or a scheduler_config.json")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--shape", help="of what is denoised, such as 4,64,64")
+    parser.add_argument("--exhaustive", action="store_true", help="probe every step of every count")
+    parser.add_argument(
+        "--step", action="append", default=[], metavar="NAME=NUMBER", help="argument of step, such as eta=1"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        shape = _numbers("--shape", "4,64,64", options.shape.split(","), int) if options.shape else None
+        pairs = [item.partition("=") for item in options.step]
+        values = _numbers("--step", "eta=1", [value for _, _, value in pairs], float)
+        step: dict[str, Any] = dict(zip([name for name, _, _ in pairs], values, strict=True))
+        report = audit(options.path, shape, options.exhaustive, **step)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(report.json() if options.json else report)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

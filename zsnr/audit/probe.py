@@ -1,0 +1,205 @@
+r"""Which noise level each step of a sampler really goes to, whatever its code: feed its `step` a perfect model.
+
+The state is a list of coefficients, of one picture x0, one noise eps and each noise z_k that steps draw on the way:
+
+    x = signal x0 + noise eps + fresh_1 z_1 + fresh_2 z_2 + ...
+
+A model that knows x0 and eps answers exactly: eps, x0 or v of the state as it is (not of the level it is told). Every
+consistent solver, of any order, then lands on the exact coefficients of the next level, because x0 and eps never
+change; fresh noise adds its variance. So a step that lands anywhere else than on the level that the network is told
+next is the scheduler's own error. The z_k are known because `torch.randn` answers with unit vectors meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zsnr.audit.noise_levels import Levels, Unknown
+
+X0 = 0.5
+"""The picture: inside every range that a scheduler may clip to."""
+HALF = 0.5
+"""Training steps: schedulers may round a level to the nearest step when they tell it, but not miss it by more."""
+OFF_CURVE = 0.01
+"""Share by which an input may be too large or too small."""
+AGAIN = 100
+"""Up to this many steps are taken from the start, where a shortcut to a later one may have failed."""
+
+
+class KnownNoise(TorchFunctionMode):
+    """Under it, the k-th noise that is drawn in the shape of a state is a unit vector of its own."""
+
+    drawn, size = 0, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.randn, torch.randn_like) and out.shape == (self.size, 1, 1, 1):
+            out = torch.zeros_like(out)
+            out[(2 + self.drawn) % self.size] = 1.0
+            self.drawn += 1
+        return out
+
+
+@dataclass
+class Landing:
+    """One step: where it started, where the network is told that it is next, where it landed (positions)."""
+
+    index: int
+    start: float
+    want: float
+    at: float
+    size: float = math.nan  # of the next input: 1 on the curve; nan where it is unknown; at the end, of the picture
+
+    @property
+    def error(self) -> float:
+        return abs(self.at - self.want)
+
+
+class Probe:
+    """A scheduler, and the perfect model that is put to it.
+
+    Args:
+        scheduler: any diffusers scheduler; a copy is worked on.
+        options: further arguments of its `step` (eta, s_churn, ...).
+        arguments: further arguments of its `set_timesteps` (mu, ...).
+    """
+
+    def __init__(self, scheduler: Any, options: dict[str, Any] | None = None, **arguments: Any) -> None:
+        self.scheduler, self.levels = copy.deepcopy(scheduler), Levels(scheduler)
+        self.options, self.arguments = dict(options or {}), arguments
+        name, config = type(scheduler).__name__, scheduler.config
+        self.signature = inspect.signature(scheduler.step).parameters
+        if unknown := set(self.options) - set(self.signature):
+            raise ValueError(f"{name}.step takes no {', '.join(sorted(unknown))}; it takes {', '.join(self.signature)}")
+        if "mask" in self.signature or "Inverse" in name:
+            raise Unknown(f"{name} does not go from noise to a picture step by step")
+        if "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+            self.arguments = {"intermediate_timesteps": None} | arguments
+        self.order = max(1, int(getattr(scheduler, "order", 1)))
+        variance = str(config.get("variance_type", ""))
+        self.learned = variance.startswith("learned")
+        # a variance that is not the posterior's is a choice: the level is then read from the signal alone
+        self.loose = variance.startswith("fixed_large")
+        # it may end on the clean image, on the table's first level, or on an EDM grid's where the config says so
+        self.finals = (-1.0, 0.0) if self.levels.kind == "table" else (0.0,)
+        if self.levels.kind == "edm" and config.get("final_sigmas_type") == "sigma_min":
+            self.finals = (250 * math.log(2),)
+        self.remembers = hasattr(scheduler, "set_begin_index") or hasattr(scheduler, "ets")
+        self.count = 0
+        self.noise, self.draws = KnownNoise(), 2
+        count = min(10, self.levels.T)
+        try:
+            steps = len(self.run(self.grid(count)))
+            self.draws = -(-self.noise.drawn // steps)
+        except ValueError:
+            pass  # it refuses this count
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise Unknown(f"{name} cannot be stepped as other schedulers are: {error!r}") from error
+
+    def grid(self, count: int) -> np.ndarray:
+        """Its time steps for a count, set."""
+        self.count = count
+        self.scheduler.set_timesteps(count, **self.arguments)
+        ts = self.scheduler.timesteps.detach().cpu().double().numpy()
+        return ts[:-1] if "SCM" in type(self.scheduler).__name__ else ts  # its last is the image, not a step
+
+    def ends(self, ts: np.ndarray, first: int = 2) -> list[Landing]:
+        """The first steps of the grid that is set, the last, and those of the shortest and the longest way.
+
+        The later ones are taken from copies that start there. Where that shortcut misses, which may be its own fault (a
+        multistep solver has no history there), all steps of a short grid are taken, and the first alone of a long one.
+        """
+        n = len(ts)
+        if n <= first + self.order:
+            return self.run(ts)
+        later = {n - 1}
+        if self.order == 1:
+            ways = -np.diff(ts)
+            later |= {int(ways.argmin()), int(ways.argmax())} - set(range(first))
+        ends = []
+        for k in sorted(later):
+            k -= k % self.order
+            end = copy.copy(self.scheduler)
+            for name, value in vars(end).items():
+                if type(value) is list:
+                    setattr(end, name, list(value))
+            if hasattr(end, "set_begin_index"):
+                end.set_begin_index(k)
+            try:
+                ends += self.run(ts, k, min(k + self.order, n), end)[-1:]
+            except (AttributeError, TypeError, IndexError, ValueError):
+                ends += [Landing(k, math.nan, math.inf, math.nan)]
+        landings = self.run(ts, 0, first) + ends
+        exact = [one.error < (HALF if one.index < n - 1 else 1e-2) or math.isnan(one.want) for one in ends]
+        if self.remembers and not all(exact):
+            self.grid(self.count)
+            return self.run(ts, 0, n if n <= AGAIN else first)
+        return landings
+
+    def run(self, ts: np.ndarray, begin: int = 0, stop: int | None = None, scheduler: Any = None) -> list[Landing]:
+        """The steps begin .. stop - 1 of the grid that is set, up to the first that is no number."""
+        scheduler, levels, out = scheduler or self.scheduler, self.levels, []
+        stop = len(ts) if stop is None else stop
+        x, memory, size, top = None, None, math.nan, 0.0
+        self.noise.drawn, self.noise.size = 0, 2 + self.draws * (stop - begin)
+        for i in range(begin, stop):
+            phi = levels.told(float(ts[i]))
+            if math.isnan(phi):
+                break  # no such level: the grid's fault
+            factor = self.factor(scheduler, i)
+            if x is not None:
+                size = levels.measure(x * factor)[1]
+                out[-1].size = math.nan if self.loose else size
+            if x is None or not (out[-1].error < HALF and abs(size - 1) < OFF_CURVE):
+                x = torch.zeros(self.noise.size, dtype=torch.float64)  # each step is judged by itself
+                x[:2] = levels.state(phi, factor)
+            x, memory = self._step(scheduler, x, i, ts, memory)
+            angle = math.acos(min(1.0, x[0].item())) if self.loose else levels.measure(x)[0]
+            at = levels.position(angle)
+            if i + 1 < len(ts):
+                want = levels.position(levels.told(float(ts[i + 1])))
+            else:
+                want = min(self.finals, key=lambda final: abs(final - at))
+            here = levels.position(phi)
+            top = math.tan(phi) * levels.sigma_data if i == begin else top
+            if levels.rounded(top, at, want):
+                at = want
+            out.append(Landing(i, here, want, at))
+            if i + 1 == len(ts):  # the picture itself, not less of it
+                out[-1].size = x[0].item() / (levels.sigma_data if levels.kind == "angle" else 1.0)
+            if math.isnan(angle):
+                break
+        return out
+
+    def factor(self, scheduler: Any, i: int) -> float:
+        """By how much the model's input is smaller than the state, at step i of the grid that is set."""
+        if self.levels.kind == "flow" or not hasattr(scheduler, "scale_model_input"):
+            return 1.0
+        one = torch.ones(1, dtype=torch.float64)
+        return float(scheduler.scale_model_input(one, scheduler.timesteps[i]).item())
+
+    def _step(self, scheduler: Any, x: Tensor, i: int, ts: np.ndarray, memory: Any) -> tuple[Tensor, Any]:
+        unit = torch.ones_like(x)
+        unit[0] = X0
+        sample, output = (x * unit).view(-1, 1, 1, 1), (self.levels.answer(x) * unit).view(-1, 1, 1, 1)
+        if self.learned:
+            output = torch.cat([output, torch.full_like(output, -1.0)], 1)  # the smallest variance, the posterior's
+        options = dict(self.options)
+        if "timestep_back" in self.signature:
+            options |= {"timestep_back": scheduler.timesteps[i - 1] if i else None, "old_pred_original_sample": memory}
+        if "prev_timestep" in self.signature:
+            options |= {"prev_timestep": scheduler.timesteps[i + 1] if i + 1 < len(ts) else None}
+        arguments = {"model_output": output, "timestep": scheduler.timesteps[i], "sample": sample} | options
+        with self.noise if self.draws else contextlib.nullcontext():
+            out = scheduler.step(**arguments, return_dict=False)
+        return out[0].double().flatten() / unit, out[1] if len(out) > 1 else None

@@ -1,0 +1,219 @@
+r"""What a sampler calls: (x_phi, phi) -> v, for a network or for data whose best denoiser is known exactly.
+
+    v = E[cos(phi) eps - sin(phi) x0 | x_phi],   D = E[x0 | x_phi] = cos(phi) x_phi - sin(phi) v
+
+v is finite from the data (phi = 0) to zero SNR (phi = pi/2), where v = -E[x0].
+
+Source: Lin et al. 2023, Sec. 3.2 (network); Karras et al. 2022, App. B.3 (finite set); the Gaussian case is
+linear algebra; a Gaussian mixture is smooth, known everywhere, and not linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from zsnr.prediction import check_prediction, cos_sin, to_v
+from zsnr.schedule import Schedule
+
+Denoiser = Callable[[Tensor, float], Tensor]
+
+
+class NetworkDenoiser:
+    """A network trained on the steps of a schedule, as a denoiser over the continuous angle.
+
+    An angle between two trained steps becomes a fractional step, interpolated linearly in the angle; below the
+    first trained step it is step 0 (counted from 0, as diffusers does).
+
+    Args:
+        network: called as network(x, step, **conditions); a diffusers UNet or anything that returns a tensor or
+            has its answer in `.sample`. Runs in its own dtype and on its own device.
+        schedule: the schedule it was trained with.
+        prediction: what it predicts: eps, x0 or v.
+        whole_steps: take the nearest step, for networks that look their steps up in a table.
+        conditions: passed on to every call, such as class_labels or encoder_hidden_states.
+
+    Raises:
+        ValueError: eps with a zero-SNR schedule, or a network whose `card` (`zsnr.diffusers.card`) says otherwise (at
+            construction); an angle above the schedule's last (at the call): it never saw so much noise.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        schedule: Schedule,
+        prediction: str,
+        *,
+        whole_steps: bool = False,
+        **conditions: Any,
+    ) -> None:
+        check_prediction(prediction, schedule)
+        if (card := getattr(network, "card", None)) is not None:
+            card.check(prediction, schedule)
+        self.whole_steps = whole_steps
+        self.network, self.schedule, self.prediction, self.conditions = network, schedule, prediction, conditions
+        parameter = next(network.parameters(), torch.zeros(()))
+        self.dtype, self.device = parameter.dtype, parameter.device
+
+    def step(self, phi: float) -> float:
+        """The (fractional) trained step, 0 .. T - 1, at an angle."""
+        step = max(self.schedule.step_at(phi), 0.0)
+        return float(round(step)) if self.whole_steps else step
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        step = torch.full((len(x),), self.step(phi), device=self.device)
+        if self.whole_steps:
+            step = step.long()
+        output = self.network(x.to(self.device, self.dtype), step, **self.conditions)
+        output = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).to(x)
+        if not torch.isfinite(output).all():
+            raise FloatingPointError(
+                f"the network returned NaN or inf at angle {phi:.6g} (step {self.step(phi):.6g}): check its weights, "
+                "its dtype (float16 overflows; try bfloat16 or float32) and its input"
+            )
+        return to_v(output, x, phi, self.prediction)
+
+
+class Gaussian:
+    """The exact denoiser of data ~ N(mean, covariance), and the exact solution of its probability-flow ODE.
+
+    With x_phi - cos(phi) mean split along the covariance's eigenvectors, of variances L:
+
+        v        = -sin(phi) mean + cos(phi) sin(phi) (1 - L) / d(phi) * residual,   d = cos(phi)^2 L + sin(phi)^2
+        solution = cos(psi) mean + sqrt(d(psi) / d(phi)) * residual
+
+    Args:
+        mean: (...), the shape of one sample; float64 is kept.
+        covariance: (n, n) for n = mean.numel(), or the variances alone, in mean's shape, where it is diagonal.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float64)
+        covariance = torch.as_tensor(covariance, dtype=torch.float64)
+        n = self.mean.numel()
+        self.basis: Tensor | None = None
+        if covariance.shape == self.mean.shape:
+            self.variance = covariance
+        elif covariance.shape == (n, n):
+            if not torch.allclose(covariance, covariance.T):
+                raise ValueError("the covariance is not symmetric")
+            self.variance, self.basis = torch.linalg.eigh(covariance)
+        else:
+            raise ValueError(
+                f"covariance of shape {tuple(covariance.shape)} for a mean of shape {tuple(self.mean.shape)}: give "
+                f"the variances in the mean's shape, or a ({n}, {n}) matrix"
+            )
+        if self.variance.min() < -1e-12 * self.variance.max() or not torch.isfinite(self.variance).all():
+            raise ValueError(f"not a covariance: its smallest eigenvalue is {self.variance.min().item()}")
+        self.variance = self.variance.clamp(min=0)
+
+    def _scale(self, residual: Tensor, factor: Tensor) -> Tensor:
+        if self.basis is None:
+            return residual * factor.to(residual)
+        basis = self.basis.to(residual)
+        return ((residual.flatten(1) @ basis * factor.to(residual)) @ basis.T).view_as(residual)
+
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        c, s = cos_sin(phi)
+        mean = self.mean.to(x)
+        return self._scale(x - c * mean, c * s * (1 - self.variance) / (c * c * self.variance + s * s)) - s * mean
+
+    def solve(self, x: Tensor, phi: float, psi: float = 0.0) -> Tensor:
+        """Carry x from angle phi to angle psi along the probability-flow ODE, exactly."""
+        (c, s), (c2, s2) = cos_sin(phi), cos_sin(psi)
+        mean = self.mean.to(x)
+        factor = ((c2 * c2 * self.variance + s2 * s2) / (c * c * self.variance + s * s)).sqrt()
+        return c2 * mean + self._scale(x - c * mean, factor)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Data drawn by colouring (B, ...) standard normal noise."""
+        return self.mean.to(noise) + self._scale(noise, self.variance.sqrt())
+
+
+class Empirical:
+    """The ideal denoiser of a finite, optionally weighted, set: a softmax-weighted mean (EDM, App. B.3).
+
+        D = sum_i w_i y_i,   w = softmax(log p_i - |x_phi - cos(phi) y_i|^2 / (2 sin(phi)^2))
+
+    Args:
+        points: (M, ...), the data.
+        weights: (M,), their probabilities up to a factor; equal where left out.
+    """
+
+    def __init__(self, points: Tensor, weights: Tensor | None = None) -> None:
+        self.points = torch.as_tensor(points, dtype=torch.float64)
+        weights = torch.ones(len(self.points)) if weights is None else torch.as_tensor(weights)
+        if weights.shape != self.points.shape[:1] or not (weights >= 0).all() or not weights.sum() > 0:
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)} for {len(points)} points: one each, none negative"
+            )
+        self.log_weight = weights.double().log()
+
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        c, s = cos_sin(phi)
+        y, flat = self.points.to(x.device).flatten(1), x.to(torch.float64).flatten(1)
+        # the terms of the square that do not depend on i cancel in the softmax
+        logits = (c * flat @ y.T - c * c / 2 * y.square().sum(1)) / s**2 + self.log_weight.to(x.device)
+        mean = (logits.softmax(1) @ y).view(x.shape)
+        return ((c * x - mean) / s).to(x)
+
+
+class Mixture:
+    """The exact denoiser of a mixture of Gaussians. Finite at zero SNR, where r = w and v = -mean.
+
+        v = sum_k r_k v_k,   r = softmax_k(log w_k + log N(x_phi; cos(phi) mean_k, cos(phi)^2 cov_k + sin(phi)^2 I))
+
+    Args:
+        components: each with its mean and covariance, of one shape.
+        weights: their probabilities up to a factor; equal where left out.
+    """
+
+    def __init__(self, components: Sequence[Gaussian], weights: Tensor | Sequence[float] | None = None) -> None:
+        self.components = list(components)
+        equal = torch.ones(len(self.components))
+        self.weights = torch.as_tensor(equal if weights is None else weights, dtype=torch.float64)
+        if len({c.mean.shape for c in self.components}) != 1:
+            raise ValueError(f"components of shapes {[tuple(c.mean.shape) for c in self.components]}: give one shape")
+        if len(self.weights) != len(self.components) or not ((self.weights > 0) & self.weights.isfinite()).all():
+            raise ValueError(
+                f"weights {self.weights.tolist()} for {len(self.components)} components: one each, above 0"
+            )
+        self.weights = self.weights / self.weights.sum()
+
+    def responsibilities(self, x: Tensor, phi: float) -> Tensor:
+        """(B, K) posterior probabilities of the components."""
+        c, s = cos_sin(phi)
+        logs = []
+        for component, weight in zip(self.components, self.weights, strict=True):
+            residual = (x - c * component.mean.to(x)).flatten(1).double()
+            if component.basis is not None:
+                residual = residual @ component.basis.to(residual)
+            variance = (c * c * component.variance + s * s).flatten().to(residual)
+            logs.append(weight.log().to(residual) - (residual**2 / variance + variance.log()).sum(1) / 2)
+        return torch.stack(logs, 1).softmax(1)
+
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        r = self.responsibilities(x, phi).to(x)
+        v = torch.stack([component(x, phi) for component in self.components], 1)
+        return (r.view(*r.shape, *[1] * (x.dim() - 1)) * v).sum(1)
+
+    def sample(self, noise: Tensor, generator: Generator | None = None) -> Tensor:
+        """Data: a component drawn for each (B, ...) standard normal noise, which it colours."""
+        which = torch.multinomial(self.weights, len(noise), replacement=True, generator=generator)
+        drawn = torch.stack([component.sample(noise) for component in self.components], 1)
+        return drawn[torch.arange(len(noise)), which.to(noise.device)]
+
+
+class Counted:
+    """A denoiser that counts how often it is evaluated, in `calls`."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.calls = denoiser, 0
+
+    def __call__(self, x: Tensor, phi: float) -> Tensor:
+        self.calls += 1
+        return self.denoiser(x, phi)

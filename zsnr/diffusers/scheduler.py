@@ -1,0 +1,413 @@
+r"""A diffusers scheduler that is exact from zero terminal SNR: DDIM, Heun, the second-order family, EDM's churn.
+
+    pipe.scheduler = zsnr.ZeroSNRScheduler.from_config(pipe.scheduler.config, solver="heun")
+
+The state is x_phi = cos(phi) x0 + sin(phi) eps at every call, so nothing is scaled, and the coefficients are those of
+`zsnr.samplers`. diffusers asks for one noise level a network call and returns one state for each:
+
+    calls of a step     Euler, DDIM   phi_i                    second order   phi_i, then phi' = phi(t_i + alpha h)
+    state after it      the input of the next call, at that call's level, so that `add_noise` at the next timestep fits
+    churn               raises the state at the end of the step before, where Algorithm 2 raises it at the start of its
+                        own; the first raise belongs to the initial noise, which has its law already
+
+`timesteps` are trained steps counted from 0, fractions between them (linear in the angle) where a grid wants it.
+
+Source: Lin et al. 2023, Secs. 3.3, 3.4; Karras et al. 2022, Algorithms 1 to 3. That a scheduler can express Algorithm 2
+is derived for this project.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput, logging
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from zsnr import grids
+from zsnr import schedule as schedules
+from zsnr.grids import check_grid
+from zsnr.path import PATHS
+from zsnr.prediction import DIFFUSERS, check_prediction, cos_sin, to_v
+from zsnr.rows import Row, advance
+from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
+
+logger = logging.get_logger(__name__)
+
+BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
+SOLVERS = ("ddim", "euler", "heun", "rk2")
+LEVELS = ("karras", "power", "uniform", "geometric")
+BELOW = 1e-6
+"""Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
+EPS = (
+    "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
+    "about x0, so no sampler can start there. If the model was trained on eps, keep its own schedule "
+    "(rescale_betas_zero_snr=False) and start from the true terminal marginal (zsnr.brightness.started, finding 11), "
+    "which needs no training; or fine-tune it to v-prediction (zsnr.finetune). If it was trained on v, its config is "
+    "wrong: pass prediction_type='v_prediction'"
+)
+
+
+@dataclass
+class ZeroSNRSchedulerOutput(BaseOutput):
+    """The state at the next call's level, and D, the network's estimate of x0, from this call."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+
+class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
+    """DDIM, Euler, Heun, alpha family and churn for eps-, x0- and v-models, from exactly zero terminal SNR.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
+            the schedule that the model was trained on, as in every diffusers scheduler.
+        prediction_type: epsilon, sample or v_prediction.
+        timestep_spacing: leading, linspace or trailing (Lin et al., Table 2); on a zero-SNR schedule, trailing.
+        solver: ddim or euler, one call a step; heun or rk2 (with `alpha`), two calls, but for the last step.
+        alpha: of rk2: 1/2 midpoint, 2/3 Ralston, 1 Heun.
+        path: along which rk2 and euler integrate; angle and flow reach zero SNR (`zsnr.path`).
+        levels: a grid in place of timestep_spacing: karras (rho steps, from sigma_max), power (the one for Heun from
+            zero SNR), uniform or geometric, see `zsnr.grids`. On a zero-SNR schedule karras is one step from T to
+            sigma_max, 80 if none is given, and rho steps from there.
+        use_karras_sigmas: the same as levels="karras", as other schedulers' configs say it; `levels` decides.
+        rho, sigma_min, sigma_max: of karras; the schedule's own first and last sigma if none are given.
+        S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none.
+        clip_sample, clip_sample_range: clamp every estimate of x0, for models of pixels.
+
+    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take ddim or euler.
+
+    Raises:
+        ValueError: at construction, with the remedy: eps on a zero-SNR schedule above all.
+    """
+
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 (diffusers' own convention)
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | np.ndarray | Tensor | None = None,
+        prediction_type: str = "epsilon",
+        rescale_betas_zero_snr: bool = False,
+        timestep_spacing: str = "trailing",
+        solver: str = "ddim",
+        alpha: float = 1.0,
+        path: str = "angle",
+        levels: str | None = None,
+        use_karras_sigmas: bool = False,
+        rho: float = 7.0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        S_churn: float = 0.0,
+        S_tmin: float = 0.0,
+        S_tmax: float = math.inf,
+        S_noise: float = 1.0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+    ) -> None:
+        choices: tuple[tuple[str, str | None, Any], ...] = (
+            ("prediction_type", prediction_type, DIFFUSERS),
+            ("timestep_spacing", timestep_spacing, grids.SPACINGS),
+            ("solver", solver, SOLVERS),
+            ("path", path, PATHS),
+            ("levels", levels, (None, *LEVELS)),
+        )
+        for name, value, known in choices:
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
+        check_churn(S_churn, S_tmin, S_tmax, S_noise)
+        if isinstance(trained_betas, Tensor):
+            self.register_to_config(trained_betas=trained_betas.tolist())
+        if trained_betas is not None:
+            schedule = schedules.from_betas(trained_betas)
+        elif beta_schedule in BETAS:
+            schedule = BETAS[beta_schedule](num_train_timesteps, beta_start, beta_end)
+        elif beta_schedule == "squaredcos_cap_v2":
+            schedule = schedules.cosine(num_train_timesteps)
+        else:
+            known = ", ".join([*BETAS, "squaredcos_cap_v2"])
+            raise ValueError(f"unknown beta_schedule {beta_schedule!r}; choose one of {known}, or give trained_betas")
+        if rescale_betas_zero_snr and not schedule.zero_snr:
+            schedule = schedules.rescale_zero_terminal_snr(schedule)
+        self.schedule = schedule
+        self.prediction = DIFFUSERS[prediction_type]
+        if self.prediction == "eps" and schedule.zero_snr:
+            raise ValueError(EPS)
+        check_prediction(self.prediction, schedule)
+        self.alphas_cumprod = schedule.alpha_bar.float()  # for pipelines and callbacks that read it
+        self.order = 2 if solver in ("heun", "rk2") else 1
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(schedule.T - 1, -1, -1)
+        self.sigmas = torch.cat(
+            [schedule.sigma.flip(0), torch.zeros(1)]
+        ).float()  # tan(phi) of each call; inf at zero SNR
+        self._calls: list[Row] = []
+        self._first_raise: Row | None = None
+        self._begin_index: int | None = None
+        self._index: int | None = None
+        self._before: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The scheduler with another's configuration, and with the changes given as keyword arguments.
+
+        A zero-SNR schedule whose config says leading steps, which never visit T, gets trailing ones, with a warning.
+
+        Raises:
+            ValueError: the config has no betas (EDM's and flow matching's have not), or predicts what cannot be used.
+        """
+        config = getattr(config, "config", config)  # of a scheduler itself
+        if isinstance(config, str | os.PathLike):
+            raise ValueError(f"{config} is a path: ZeroSNRScheduler.from_pretrained reads those")
+        given = {**(config or {}), **kwargs}
+        if given.get("beta_schedule") is None and given.get("trained_betas") is None:
+            raise ValueError(
+                f"{given.get('_class_name', 'this')} config has no beta_schedule and no trained_betas, so no discrete "
+                "schedule. An EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by "
+                "zsnr.diffusers.wrap.EDMAsV; a flow-matching model keeps its own scheduler, which starts at zero SNR"
+            )
+        if given.get("snr_shift_scale", 1.0) != 1.0:
+            raise ValueError(
+                f"snr_shift_scale = {given['snr_shift_scale']} changes the table, and is not known here: pass "
+                "snr_shift_scale=1.0 and trained_betas=zsnr.from_scheduler(theirs).betas.tolist()"
+            )
+        if str(given.get("variance_type", "")).startswith("learned"):
+            raise ValueError(
+                f"variance_type = {given['variance_type']!r}: the model gives twice its channels; wrap it, so that it "
+                "gives the first half, and pass variance_type='fixed_small'"
+            )
+        betas = given.get("trained_betas")
+        zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
+        if zero and given.get("timestep_spacing", "trailing") == "leading" and "timestep_spacing" not in kwargs:
+            logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
+            kwargs["timestep_spacing"] = "trailing"
+        for name in ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"):
+            if given.get(name):
+                logger.warning(f"{name}, which the config asks for, is not done by this scheduler")
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def __len__(self) -> int:
+        return self.schedule.T
+
+    # --- the grid
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Choose the noise levels: so many by the config's rule, or just these.
+
+        Args:
+            num_inference_steps: N steps; calls of the network are N, or 2 N - 1 for second order.
+            timesteps: falling trained steps, counted from 0; fractions are levels between them.
+            sigmas: falling tan(phi), inf for zero SNR; a 0 at the end may be given or left out.
+
+        Raises:
+            ValueError: none or several of these, or levels that the model was not trained for.
+        """
+        if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
+            raise ValueError("give one of num_inference_steps, timesteps and sigmas")
+        if timesteps is not None:
+            angles = [self.angle_at(float(t)) for t in timesteps]
+        elif sigmas is not None:
+            angles = [math.atan(s) for s in sigmas if s != 0]
+        else:
+            angles = self._grid(num_inference_steps).tolist()[:-1]
+        top = self.schedule.angle[-1].item()
+        angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
+        angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
+        c = self.config
+        rows = list(churned(angles, self._step_rows, c.S_churn, c.S_tmin, c.S_tmax, c.S_noise))
+        self._first_raise = rows.pop(0) if rows[0].stage < 0 else None
+        self._calls = rows
+        if angles[0] <= top < (high := max(call.phi for call in self._calls)):
+            raise ValueError(
+                f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
+                f"{math.tan(top):.6g}: set S_tmax to {math.tan(top) / math.sqrt(2):.4g} at most, or start lower"
+            )
+        steps = [self.schedule.step_at(call.phi) for call in self._calls]
+        whole = all(step == int(step) for step in steps)
+        self._published = [int(step) if whole else _float32(step if step >= 0 else step * BELOW) for step in steps]
+        self.timesteps = torch.tensor(self._published, dtype=torch.int64 if whole else torch.float32, device=device)
+        tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in self._calls]
+        self.sigmas = torch.tensor([*tangents, 0.0], device=device)
+        self.num_inference_steps = len(angles) - 1
+        self._begin_index = None
+        self._restart()
+
+    def _step_rows(self, phi: float, psi: float) -> list[Row]:
+        """The calls of the step from angle phi to psi."""
+        if self.config.solver == "ddim":
+            return [ddim_step(phi, psi)]
+        alpha = self.config.alpha if self.config.solver == "rk2" else 1.0
+        rows = rk2_step(phi, psi, alpha, PATHS[self.config.path])[: self.order]
+        if self.order == 2 and len(rows) == 1 and psi > 0:
+            # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that step k starts at call
+            # 2 k, where pipelines that begin in the middle look for it
+            rows.append(Row(psi, 1.0, 0.0, stage=1))
+        return rows
+
+    def _grid(self, N: int | None) -> Tensor:
+        """(N + 1,) angles by the config's rule."""
+        if not isinstance(N, int | np.integer) or N < 1:
+            raise ValueError(f"num_inference_steps = {N}: give a whole number of at least 1")
+        c, first, last = self.config, self.schedule.angle[0].item(), self.schedule.angle[-1].item()
+        levels = c.levels or ("karras" if c.use_karras_sigmas else None)
+        if levels is None:
+            return grids.grid(self.schedule, int(N), c.timestep_spacing)
+        if levels == "karras":
+            low = math.tan(first) if c.sigma_min is None else c.sigma_min
+            high = c.sigma_max if c.sigma_max is not None else 80.0 if self.schedule.zero_snr else math.tan(last)
+            if not self.schedule.zero_snr:
+                return grids.karras(N, low, high, c.rho)
+            rest = grids.karras(N - 1, low, high, c.rho) if N > 1 else torch.zeros(1).double()
+            return torch.cat([self.schedule.angle[-1:], rest])
+        if levels == "geometric":
+            if not self.schedule.zero_snr:
+                raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
+            return grids.geometric(N)
+        return grids.uniform(N, last) if levels == "uniform" else grids.power(N, phi_max=last)
+
+    # --- one call
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Std of the initial noise: 1, the first raise of its level included (more only where S_noise is not 1)."""
+        return math.hypot(self._first_raise.a, self._first_raise.e) if self._first_raise else 1.0
+
+    @property
+    def truncates(self) -> bool:
+        """Has the solver an error of its own even where x0 and eps do not change? (For `zsnr.audit`.)"""
+        return self.config.solver != "ddim" and self.config.path not in ("flow", "EDM")  # straight there
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The state as it is: it is x_phi at every call."""
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> ZeroSNRSchedulerOutput | tuple[Tensor, Tensor]:
+        """The state at the next call's level, from the network's answer at this one's.
+
+        Args:
+            model_output: what the network predicts (guided, where the pipeline guides), (B, ...).
+            timestep: this call's, from `timesteps`; looked at only at the first, to find where the pipeline begins.
+            sample: the state that the network was given, (B, ...).
+            eta: DDIM's amount of noise, 0 to 1.
+            generator: of the fresh noise of churn and eta: one, or a list of one a sample.
+        """
+        if self._index is None:
+            self._index = self._begin(timestep)
+        if self._index >= len(self._calls):
+            raise ValueError("all steps are done: call set_timesteps() before another sampling")
+        call = self._calls[self._index]
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        v = to_v(model_output.to(x), x, call.phi, self.prediction)
+        c, s = cos_sin(call.phi)
+        x0 = c * x - s * v
+        if self.config.clip_sample:
+            x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+            v = (c * x - x0) / s
+        if eta:
+            call = self._ddim(eta, call)
+        if call.stage and self._before is None:
+            raise ValueError(f"sampling begins with the second half of a step (call {self._index}): begin with 2 k")
+        x, self._before = advance(call, x, v, self._before), (x, v)
+        if call.e:
+            x = x + call.e * randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        self._index += 1
+        x = x.to(sample.dtype)
+        return ZeroSNRSchedulerOutput(x, x0.to(sample.dtype)) if return_dict else (x, x0.to(sample.dtype))
+
+    def _ddim(self, eta: float, call: Row) -> Row:
+        if self.config.solver != "ddim" or self.config.S_churn:
+            raise ValueError("eta is DDIM's: with another solver or with churn, leave it 0 and set S_churn")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta = {eta}: DDIM's eta lies in [0, 1]")
+        k = (self._index or 0) + 1
+        return ddim_step(call.phi, self._calls[k].phi if k < len(self._calls) else 0.0, eta)
+
+    # --- where in the grid
+
+    def _restart(self) -> None:
+        self._index, self._before = None, None
+
+    @property
+    def step_index(self) -> int | None:
+        """Number of the next call, or None before the first."""
+        return self._index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Number of the first call, where a pipeline has set one."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin with this call (pipelines that start in the middle)."""
+        self._begin_index = begin_index
+        self._restart()
+
+    def _begin(self, timestep: float | Tensor) -> int:
+        if not self._calls:
+            raise ValueError("call set_timesteps() before step()")
+        if self._begin_index is not None:
+            return self._begin_index
+        # a level that two halves share is begun with the later call, the first half of its own step
+        found = [k for k, t in enumerate(self._published) if t == float(timestep)]
+        if not found:
+            raise ValueError(f"timestep {float(timestep)} is not one of this scheduler's: {self._published}")
+        return found[-1]
+
+    # --- training's view
+
+    def angle_at(self, timestep: float) -> float:
+        """The angle of a published timestep, in radians."""
+        return self.schedule.angle_at(timestep / BELOW if -BELOW < timestep < 0 else timestep)
+
+    def _cos_sin(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.as_tensor(timesteps).numel():
+            raise ValueError(
+                "no timesteps are left: the strength is too small for so few steps; raise it, or num_inference_steps. "
+                "With timesteps= or sigmas= and a solver of two calls, pipelines take calls for steps: use ddim there"
+            )
+        both = np.array([cos_sin(self.angle_at(t)) for t in torch.as_tensor(timesteps).flatten().tolist()])
+        shape = (-1, *[1] * (like.dim() - 1))
+        c, s = (torch.from_numpy(z).to(like.device, like.dtype).view(shape) for z in both.T)
+        return c, s
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_phi = cos(phi) x0 + sin(phi) eps at timesteps (B,) or (1,), published ones or trained ones."""
+        c, s = self._cos_sin(original_samples, timesteps)
+        return c * original_samples + s * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """v = cos(phi) eps - sin(phi) x0, the target of v-prediction."""
+        c, s = self._cos_sin(sample, timesteps)
+        return c * noise - s * sample
+
+
+def _float32(step: float) -> float:
+    return float(np.float32(step))

@@ -1,0 +1,240 @@
+"""The three calls of a fine-tuning: see `zsnr.finetune`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from accelerate.utils.memory import should_reduce_batch_size
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from zsnr.diffusers import card
+from zsnr.finetune import captions, encode, loop, lora, pipelines
+from zsnr.finetune.captions import captioned
+from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import FineTune
+from zsnr.prediction import DIFFUSERS, target
+from zsnr.schedule import Schedule, from_scheduler
+
+
+def fine_tune(
+    pipeline: DiffusionPipeline, folder: str | Path, recipe: FineTune, scratch: str | Path
+) -> tuple[DiffusionPipeline, loop.History]:
+    """Fine-tune a copy of the pipeline's UNet, or go on with the checkpoint that an interrupted call left in `scratch`.
+
+    Args:
+        pipeline: of Stable Diffusion 1, 2 or XL; left as it is.
+        folder: of captioned pictures, see `zsnr.finetune.captions`.
+        scratch: folder for checkpoints, read by all machines; `loop.clean` removes it once the result is safe.
+
+    Returns:
+        A pipeline with the averaged UNet (a LoRA is an adapter on a copy of the old one), the scheduler that goes with
+        it, and the other parts of the given pipeline; and (pictures seen, mean loss since the entry before).
+    """
+    recipe.check()
+    pipelines.check(pipeline, recipe.resolution)
+    schedule, prediction, scheduler = pipelines.aim(pipeline, recipe.zero_snr)
+    accelerator = Accelerator()
+    _check_launch(accelerator, recipe)
+    pictures = captioned(folder)
+    names = _digest([path for path, _ in pictures], accelerator)
+    if accelerator.is_main_process:
+        encode.warn_of_cuts(pipeline, pictures)
+
+    unet = _network(pipeline.unet, recipe)
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    frozen = encode.encoder(pipeline, accelerator.device)
+    paths, texts = zip(*pictures, strict=True)
+
+    def loss(network: nn.Module, index: Tensor, seed: Tensor, t: Tensor, drop: Tensor, flip: Tensor) -> Tensor:
+        files = [paths[i] for i in index.tolist()]
+        prompts = ["" if no else texts[i] for i, no in zip(index.tolist(), drop.tolist(), strict=True)]
+        with torch.no_grad():
+            x0, eps, sizes = encode.latents(frozen, files, seed.tolist(), flip.tolist(), recipe.resolution)
+            conditions = encode.conditions(frozen, prompts, sizes)
+        return _objective(network, x0, eps, t, conditions, schedule, prediction, recipe.precision)
+
+    steps = -(-recipe.images // recipe.batch)
+    decay = 0.5 ** (recipe.batch / recipe.ema_halflife)
+    alphas = hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest()
+    code = [Path(file).read_text() for file in (__file__, captions.__file__, encode.__file__)]
+
+    def lr(step: int) -> float:
+        return recipe.lr * min(1.0, (step + 1) * recipe.batch / max(recipe.warmup, 1)) * (1 - step / steps)
+
+    with encode.quiet(pipeline), _remedies(recipe, scratch):
+        average, history = loop.train(
+            unet,
+            lambda step: _example(len(pictures), schedule.T, recipe, step),
+            loss,
+            scratch,
+            json.dumps([_result(recipe), alphas, names, texts, encode.digest(pipeline), code], sort_keys=True),
+            images=recipe.images,
+            batch=recipe.batch,
+            lr=lr,
+            # a window that grows with the training, so that the average soon forgets its start
+            ema=lambda step: min(decay, step / (step + 10)),
+            clip=recipe.clip,
+            accumulate=recipe.accumulate,
+            save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
+        )
+
+    result = copy.copy(pipeline)
+    result.unet = _tuned(pipeline.unet, average, recipe)
+    result.scheduler = scheduler
+    result.unet.card = card.Card(prediction, schedule)
+    return result, history
+
+
+def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None:
+    """Write a fine-tuned pipeline to the folder `out`, for `from_pretrained`, in place of an earlier one.
+
+    A LoRA is merged into the UNet, and written by itself, with its scheduler, to `out`/lora. Weights carry a card (see
+    `zsnr.diffusers.card`). All processes may call this; one writes.
+    """
+    out = Path(out)
+    if Accelerator().is_main_process:
+        check_out(out, replace=True)
+        partial = out.with_name(f".{out.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        with pipelines.plain():
+            if recipe.lora_rank:
+                lora.save(pipeline, partial / "lora")
+                pipeline = lora.merged(pipeline)
+            pipeline.save_pretrained(partial, safe_serialization=True)
+        (partial / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+        prediction = DIFFUSERS[pipeline.scheduler.config.prediction_type]
+        for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
+            card.write(partial / folder, card.Card(prediction, from_scheduler(pipeline.scheduler)))
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    Accelerator().wait_for_everyone()
+
+
+def _check_launch(accelerator: Accelerator, recipe: FineTune) -> None:
+    if accelerator.mixed_precision not in ("no", recipe.precision):
+        raise ValueError(
+            f"launched with mixed precision {accelerator.mixed_precision}, but the recipe says {recipe.precision}: "
+            "launch with --mixed_precision no; the recipe alone decides"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError("launched with gradient accumulation: leave it to the recipe's `accumulate`")
+    parts = accelerator.num_processes * recipe.accumulate
+    if recipe.batch % parts:
+        raise ValueError(
+            f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes of "
+            f"{recipe.accumulate} micro-batches each: choose a multiple of {parts}"
+        )
+
+
+def check_out(out: Path, replace: bool) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (replace and (out / "fine_tune.json").is_file())):
+        raise FileExistsError(f"{out} is there already{', and no earlier result' * replace}: choose a new folder")
+
+
+def _digest(paths: list[Path], accelerator: Accelerator) -> list[str]:
+    """Each picture's digest, in order; each process reads its own part."""
+    found, errors = captions.digests(paths[accelerator.process_index :: accelerator.num_processes])
+    captions.refuse(gather_object(errors))
+    mine = [(accelerator.process_index + k * accelerator.num_processes, digest) for k, digest in enumerate(found)]
+    return [digest for _, digest in sorted(gather_object(mine))]
+
+
+@contextmanager
+def _remedies(recipe: FineTune, scratch: str | Path) -> Iterator[None]:
+    """Say what to do where memory is short."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+            raise torch.OutOfMemoryError(
+                f"{error}\nOut of memory. Try, in this order: checkpointing; more micro-batches (accumulate, here "
+                f"{recipe.accumulate}, for a batch of {recipe.batch}), with which it goes on from {scratch}; "
+                "precision bf16; lora_rank above 0, such as 8; a smaller resolution"
+            ) from error
+        raise
+
+
+def _result(recipe: FineTune) -> dict[str, Any]:
+    """What the result depends on; the others save memory, and may change when a run goes on."""
+    fields = dataclasses.asdict(recipe)
+    return {k: v for k, v in fields.items() if k not in ("accumulate", "checkpointing")}
+
+
+def _network(unet: Any, recipe: FineTune) -> Any:
+    """What is trained: in float32; what is frozen beside a LoRA, in the recipe's precision."""
+    unet = encode.shared(unet)
+    if recipe.lora_rank:
+        unet = unet.bfloat16() if recipe.precision == "bf16" else unet.float()
+        unet = lora.adapted(unet, recipe.lora_rank, recipe.lora_layers, recipe.seed)
+        for parameter in unet.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    else:
+        unet = unet.float().requires_grad_(True)
+    if recipe.checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
+
+
+def _tuned(unet: Any, average: Any, recipe: FineTune) -> Any:
+    """The averaged weights where the UNet was, in its precision."""
+    if recipe.lora_rank:
+        tuned = lora.adapted(copy.deepcopy(unet), recipe.lora_rank, recipe.lora_layers, recipe.seed)
+        tuned.load_state_dict({k: v for k, v in average.state_dict().items() if "lora_" in k}, strict=False)
+        return tuned.eval()
+    if recipe.checkpointing:
+        average.disable_gradient_checkpointing()
+    return average.to(unet.device).type(unet.dtype).eval()
+
+
+def _objective(
+    network: nn.Module,
+    x0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    conditions: dict[str, Any],
+    schedule: Schedule,
+    prediction: str,
+    precision: str,
+) -> Tensor:
+    """|target - F(x_t, t, conditions)|^2, averaged over latents; t from 0."""
+    alpha = schedule.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    sigma = (1 - schedule.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        output = network(alpha * x0 + sigma * eps, t, return_dict=False, **conditions)[0]
+    return (target(prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
+
+
+def _example(n: int, T: int, recipe: FineTune, step: int) -> tuple[Tensor, ...]:
+    """Pictures, seeds, steps from 0, dropped captions and flips of a batch, from (seed, step); seeds torch, too.
+
+    Each pass over the n pictures is in an order of its own.
+    """
+    places = range(step * recipe.batch, (step + 1) * recipe.batch)
+    index = torch.stack([_order(n, recipe.seed, place // n)[place % n] for place in places])
+    g = generator(recipe.seed, step)
+    seeds = torch.randint(2**63 - 1, (recipe.batch,), generator=g)
+    t = torch.randint(T, (recipe.batch,), generator=g)
+    drop = torch.rand(recipe.batch, generator=g) < recipe.unconditional
+    flip = (torch.rand(recipe.batch, generator=g) < 0.5) & recipe.flip
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=g)))  # dropout, where a UNet has it
+    return index, seeds, t, drop, flip
+
+
+@functools.lru_cache(2)
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=generator(seed, epoch, 1))
