@@ -10,10 +10,12 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffu
 from PIL import Image
 
 import zsnr
-from zsnr import NetworkDenoiser, ZeroSNRScheduler, finetune
-from zsnr.audit import AuditError, audit, main
-from zsnr.diffusers import card, tiny
+from zsnr import ZeroSNRScheduler
+from zsnr.audit import AuditError, audit
+from zsnr.audit.__main__ import main
+from zsnr.diffusers import card, denoiser, tiny
 from zsnr.finetune import captions
+from zsnr.finetune.__main__ import main as tune_main
 
 ZERO = tiny.STABLE_DIFFUSION_1 | {
     "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"
@@ -104,9 +106,9 @@ def test_a_pipeline_saved_with_the_drop_in_is_sound(saved, capsys):
 
 def test_what_diffusers_loaded_is_not_sampled_against_its_card(saved):
     pipe = StableDiffusionPipeline.from_pretrained(saved)
-    NetworkDenoiser(pipe.unet, pipe.scheduler.schedule, "v")
+    assert denoiser(pipe.unet, pipe.scheduler).prediction == "v"
     with pytest.raises(ValueError, match="it predicts v, not eps"):
-        NetworkDenoiser(pipe.unet, zsnr.stable_diffusion(), "eps")
+        denoiser(pipe.unet, DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1))
     pipe.scheduler = DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1)
     wrong = [one for one in audit(pipe, counts=[25]).findings if one.name == "card"]
     assert "not eps" in wrong[0].what
@@ -165,7 +167,7 @@ def test_only_the_runs_own_checkpoints_are_removed(tmp_path, monkeypatch, capsys
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/notes.txt").write_text("precious")
     sizes = ["--images", "2", "--batch", "2", "--resolution", "8"]
-    finetune.main(["--model", "model", "--folder", "pictures", "--out", "out", "--scratch", "scratch", *sizes])
+    tune_main(["--model", "model", "--folder", "pictures", "--out", "out", "--scratch", "scratch", *sizes])
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["notes.txt"]
     with pytest.raises(SystemExit, match=r"no folder /nope, and none to be had on the hub"):
-        finetune.main(["--model", "/nope", "--folder", "pictures", "--out", "other"])
+        tune_main(["--model", "/nope", "--folder", "pictures", "--out", "other"])

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from sampling import with_generators
 
 from zsnr.denoisers import Empirical, Gaussian, Mixture
 from zsnr.grids import karras
@@ -235,7 +236,7 @@ def test_the_end_of_a_path_is_its_last_point():
 @pytest.mark.parametrize("run", [euler, heun, rk2, rk45, euler_maruyama], ids=lambda run: run.__name__)
 def test_samplers_refuse_to_start_beyond_the_end_of_a_path(run):
     with pytest.raises(ValueError, match="ends at sigma"):
-        run(lambda *_: pytest.fail("evaluated"), X, karras(5), path=SHORT, generators=G)
+        with_generators(run)(lambda *_: pytest.fail("evaluated"), X, karras(5), path=SHORT, generators=G)
 
 
 @pytest.mark.parametrize(("beta_d", "beta_min"), [(19.9, 0.0), (19.9, -1.0), (-1.0, 1.0), (-2.0, 1.0), (math.nan, 0.1)])

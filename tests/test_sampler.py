@@ -7,13 +7,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from sampling import FIXED_STEP, with_generators
 
-from zsnr import samplers
+from zsnr import rows
 from zsnr.denoisers import Gaussian
 from zsnr.grids import grid, power, uniform
 from zsnr.noise import generators, randn
 from zsnr.prediction import cos_sin
-from zsnr.samplers import SAMPLERS, ddim, ddpm, euler, heun
+from zsnr.samplers import ddim, ddpm, euler, heun
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 RIGHT = math.pi / 2
@@ -44,7 +45,7 @@ def slope(errors: list[float]) -> float:
 @pytest.mark.parametrize("name", ORDER)
 def test_deterministic_samplers_reach_the_exact_solution_at_their_order(name, make, phi_max):
     exact = GAUSSIAN.solve(NOISE, phi_max)
-    errors = [(SAMPLERS[name](GAUSSIAN, NOISE, make(N, phi_max=phi_max)) - exact).norm().item() for N in STEPS]
+    errors = [(FIXED_STEP[name](GAUSSIAN, NOISE, make(N, phi_max=phi_max)) - exact).norm().item() for N in STEPS]
     assert slope(errors) == pytest.approx(ORDER[name], abs=0.1)
     assert errors[-1] < 0.05 * exact.norm()
 
@@ -58,11 +59,11 @@ def variance(run, angles: torch.Tensor, variances: torch.Tensor, monkeypatch) ->
         z[..., next(source)] = 1
         return z
 
-    monkeypatch.setattr(samplers, "randn", unit)
+    monkeypatch.setattr(rows, "randn", unit)
     noise = torch.zeros(1, len(variances), N + 1, dtype=torch.float64)
     noise[..., 0] = 1
     data = Gaussian(torch.zeros(len(variances), N + 1), variances[:, None].expand(-1, N + 1))
-    return run(data, noise, angles, generators=torch.Generator()).square().sum(-1)[0]
+    return with_generators(run)(data, noise, angles, generators=torch.Generator()).square().sum(-1)[0]
 
 
 @pytest.mark.parametrize("run", STOCHASTIC.values(), ids=STOCHASTIC)
@@ -93,12 +94,12 @@ def test_heun_from_zero_snr_keeps_the_brightness_that_a_huge_finite_sigma_loses(
 
 
 @pytest.mark.parametrize("phi", [0.3, 1.2, RIGHT])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FIXED_STEP)
 def test_one_step_to_the_image_is_the_denoised_image(name, phi):
     """E-12, and no evaluation without noise."""
     asked = []
     c, s = cos_sin(phi)
-    x = SAMPLERS[name](lambda x, psi: asked.append(psi) or GAUSSIAN(x, psi), NOISE, [phi, 0.0])
+    x = FIXED_STEP[name](lambda x, psi: asked.append(psi) or GAUSSIAN(x, psi), NOISE, [phi, 0.0])
     torch.testing.assert_close(x, c * NOISE - s * GAUSSIAN(NOISE, phi), rtol=0, atol=1e-14)
     assert asked == [phi]
 
@@ -106,7 +107,7 @@ def test_one_step_to_the_image_is_the_denoised_image(name, phi):
 @pytest.mark.parametrize(("name", "evaluations"), [("ddim", 10), ("ddpm", 10), ("euler", 10), ("heun", 19)])
 def test_evaluations_of_the_network(name, evaluations):
     asked = []
-    SAMPLERS[name](lambda x, phi: asked.append(phi) or GAUSSIAN(x, phi), NOISE, uniform(10), generators=G)
+    FIXED_STEP[name](lambda x, phi: asked.append(phi) or GAUSSIAN(x, phi), NOISE, uniform(10), generators=G)
     assert len(asked) == evaluations
     assert min(asked) > 0
 
@@ -188,7 +189,7 @@ def test_ddim_with_eta_1_is_ddpm(angles):
     torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("run", [*SAMPLERS.values(), STOCHASTIC["eta .5"]], ids=[*SAMPLERS, "eta .5"])
+@pytest.mark.parametrize("run", [*FIXED_STEP.values(), STOCHASTIC["eta .5"]], ids=[*FIXED_STEP, "eta .5"])
 def test_a_sample_does_not_depend_on_its_batch(run):
     together = run(GAUSSIAN, NOISE, uniform(9), generators=generators(range(4)))
     for i in range(4):
@@ -239,13 +240,13 @@ def test_eta_outside_0_to_1_is_refused(eta):
         ([1.0, 0.0, -0.5], "append a 0"),
     ],
 )
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FIXED_STEP)
 def test_what_is_not_a_grid_is_refused_before_any_evaluation(name, angles, message):
     with pytest.raises(ValueError, match=message):
-        SAMPLERS[name](lambda *_: pytest.fail("evaluated"), NOISE, torch.tensor(angles), generators=G)
+        FIXED_STEP[name](lambda *_: pytest.fail("evaluated"), NOISE, torch.tensor(angles), generators=G)
 
 
-every_sampler = pytest.mark.parametrize("run", SAMPLERS.values(), ids=SAMPLERS)
+every_sampler = pytest.mark.parametrize("run", FIXED_STEP.values(), ids=FIXED_STEP)
 
 
 @every_sampler
@@ -285,7 +286,7 @@ def test_float32_noise_stays_float32_and_finite_from_zero_snr(run, angles):
     x = run(GAUSSIAN, NOISE.float(), angles, generators=generators(range(4)))
     assert x.dtype == torch.float32
     assert x.isfinite().all()
-    if run is not ddpm:  # whose float32 noise is other noise
+    if run not in (FIXED_STEP["ddpm"], FIXED_STEP["euler_maruyama"]):  # whose float32 noise is other noise
         torch.testing.assert_close(x.double(), run(GAUSSIAN, NOISE, angles), rtol=1e-4, atol=1e-4)
 
 

@@ -18,9 +18,10 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from sampling import with_generators
 
 import zsnr
-from zsnr import NetworkDenoiser, ZeroSNRScheduler, samplers
+from zsnr import NetworkDenoiser, ZeroSNRScheduler, rows, samplers
 from zsnr.audit import audit
 from zsnr.diffusers import scheduler, tiny
 from zsnr.diffusers.wrap import VModel
@@ -91,7 +92,7 @@ def test_every_solver_and_grid_in_an_unconditional_pipeline(solver, config):
         seeds = torch.Generator().manual_seed(5)
         noise = torch.randn(2, 3, 16, 16, generator=seeds)
         denoiser = NetworkDenoiser(ours.unet, ours.scheduler.schedule, ours.scheduler.prediction)
-        want = (sampler(denoiser, noise, grid, generators=seeds) / 2 + 0.5).clamp(0, 1)
+        want = (with_generators(sampler)(denoiser, noise, grid, generators=seeds) / 2 + 0.5).clamp(0, 1)
         torch.testing.assert_close(torch.as_tensor(got).float(), want, **CLOSE)
 
 
@@ -114,7 +115,7 @@ def test_a_schedule_that_ends_at_a_finite_level(solver, prediction):
         noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         got = loop(ours, pipe.unet, noise, 7, generators(2))
         # eps is divided by cos(phi) = .07 at the start; the images here are up to 30 large
-        want = sampler(denoiser, noise, grid.clamp(max=schedule.angle[-1]), generators=generators(2))
+        want = with_generators(sampler)(denoiser, noise, grid.clamp(max=schedule.angle[-1]), generators=generators(2))
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -151,7 +152,7 @@ def test_text_to_image_with_guidance_and_its_rescaling(kind, solver):
             for e, p in ((pos, pooled), (neg, no_pooled))
         ]
     both = [NetworkDenoiser(pipe.unet, pipe.scheduler.schedule, "v", **c) for c in conditions]
-    want = sampler(zsnr.guided(*both, 7.5, 0.7), noise, zsnr.power(6), generators=generators(2))
+    want = with_generators(sampler)(zsnr.guided(*both, 7.5, 0.7), noise, zsnr.power(6), generators=generators(2))
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -292,7 +293,7 @@ def cases():
 def test_each_published_timestep_has_the_level_of_its_call(options, N):
     ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, **options)
     ours.set_timesteps(N)
-    second = sum(call.kind in ("second", "euler") for call in ours._calls)
+    second = sum(call.stage for call in ours._calls)
     assert len(ours.timesteps) == len(ours._calls) == N + second
     assert second == (N - 1 if ours.order == 2 else 0)
     one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
@@ -303,7 +304,7 @@ def test_each_published_timestep_has_the_level_of_its_call(options, N):
         if call.phi == math.pi / 2:
             assert ours.add_noise(one, none, t[None]).item() == 0.0
     for k in range(N):  # step k begins at call order * k
-        assert ours._calls[ours.order * k].kind in ("whole", "first")
+        assert ours._calls[ours.order * k].stage == 0
     assert ours.init_noise_sigma == 1.0
 
 
@@ -313,7 +314,8 @@ def test_a_step_that_alpha_would_carry_beyond_the_image_is_eulers_and_still_take
     levels = [math.inf, 2.0, 0.3, 0.1]
     angles = [math.atan(s) for s in levels]
     ours.set_timesteps(sigmas=levels)
-    assert [call.kind for call in ours._calls] == ["first", "second", "first", "euler", "first", "second", "whole"]
+    assert [call.stage for call in ours._calls] == [0, 1, 0, 1, 0, 1, 0]
+    assert ours._calls[3][1:6] == (1, 0, 0, 0, 0), "changes nothing"
     assert [ours._calls[k].phi for k in (0, 2, 3, 4, 6)] == [*angles[:2], angles[2], *angles[2:]]
     noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     denoiser, grid = NetworkDenoiser(pipe.unet, ours.schedule, "v"), torch.tensor([*angles, 0.0], dtype=torch.float64)
@@ -445,7 +447,7 @@ def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prediction_type": "epsilon"}, "notebook 11.*fine-tune it to v-prediction"),
+        ({"prediction_type": "epsilon"}, "finding 11.*fine-tune it to v-prediction"),
         ({"prediction_type": "flow_prediction"}, "unknown prediction_type 'flow_prediction'"),
         ({"solver": "unipc"}, "unknown solver 'unipc'; choose one of ddim"),
         ({"levels": "exponential"}, "unknown levels"),
@@ -582,7 +584,7 @@ def test_churn_from_a_finite_start_is_that_of_the_package_in_law(monkeypatch):
         table.append(len(table) == fresh.one)
         return torch.full(shape, float(table[-1]), dtype=torch.float64)
 
-    monkeypatch.setattr(samplers, "randn", fresh)
+    monkeypatch.setattr(rows, "randn", fresh)
 
     def run(initial, one):
         table.clear()

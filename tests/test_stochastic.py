@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr import samplers
+from zsnr import rows
 from zsnr.denoisers import Gaussian
 from zsnr.grids import karras, power, uniform
 from zsnr.noise import generators, randn
@@ -274,8 +274,7 @@ def variances(run, grid: torch.Tensor, std: float, monkeypatch, callback=None) -
         z[..., next(source)] = 1
         return z
 
-    monkeypatch.setattr(samplers, "randn", unit)
-    monkeypatch.setattr(samplers, "randn", unit)
+    monkeypatch.setattr(rows, "randn", unit)
     noise = torch.zeros(1, len(grid), dtype=torch.float64)
     noise[:, 0] = math.sqrt(marginal(grid[0].item(), std))
     data = Gaussian(torch.zeros(len(grid)), torch.full((len(grid),), std**2))

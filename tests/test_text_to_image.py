@@ -25,9 +25,10 @@ from torch import nn
 
 from lab import ROOT
 from zsnr.diffusers import card, tiny
+from zsnr.diffusers.config import from_scheduler
 from zsnr.finetune import FineTune, captioned, captions, encode, fine_tune, loop, lora, pipelines, save, tune
 from zsnr.finetune.__main__ import main
-from zsnr.schedule import from_scheduler, rescale_zero_terminal_snr, stable_diffusion
+from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 RECIPE = FineTune(images=32, batch=4, lr=3e-3, warmup=8, ema_halflife=16, resolution=8, seed=5)
 LORA = dataclasses.replace(RECIPE, lora_rank=2, lora_layers="all")

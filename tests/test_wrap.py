@@ -120,7 +120,7 @@ def test_whole_steps_are_integers():
 
 
 def test_beyond_sigma_max_is_refused():
-    with pytest.raises(ValueError, match=r"sigma_max = 113\.137: take zsnr\.wrap\.schedule_up_to"):
+    with pytest.raises(ValueError, match=r"sigma_max = 113\.137: take wrap\.schedule_up_to"):
         EDMAsV(NETWORK, schedule_up_to(200.0))
     with pytest.raises(ValueError, match="zero SNR needs a model trained there"):
         EDMAsV(NETWORK, zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion()))

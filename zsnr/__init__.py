@@ -18,7 +18,6 @@ from zsnr.schedule import (
     cosine,
     from_alpha_bar,
     from_betas,
-    from_scheduler,
     linear,
     rescale_zero_terminal_snr,
     stable_diffusion,
@@ -26,11 +25,11 @@ from zsnr.schedule import (
 
 
 def __getattr__(name: str) -> Any:
-    """The scheduler, imported when it is asked for: it needs diffusers."""
-    if name == "ZeroSNRScheduler":
-        from zsnr.diffusers.scheduler import ZeroSNRScheduler
+    """What belongs to `zsnr.diffusers`, imported when it is asked for."""
+    if name in ("ZeroSNRScheduler", "from_scheduler"):
+        import zsnr.diffusers
 
-        return ZeroSNRScheduler
+        return getattr(zsnr.diffusers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -113,6 +113,10 @@ def sampler(stochastic: bool = False) -> Callable[[Callable[..., Iterable[Row]]]
 
 
 def _bar(rows: list[Row]) -> Iterable[Row]:
+    """The rows, and a bar that counts steps."""
     from tqdm import tqdm
 
-    return tqdm(rows, unit="call", file=sys.stderr)
+    with tqdm(total=sum(row.stage == 0 for row in rows), unit="step", file=sys.stderr) as bar:
+        for row in rows:
+            yield row
+            bar.update(row.stage == 0)

@@ -156,30 +156,6 @@ def from_alpha_bar(alpha_bar: Any) -> Schedule:
     return Schedule(alpha_bar.sqrt())
 
 
-def from_scheduler(scheduler: Any) -> Schedule:
-    """Schedule of any diffusers scheduler that has a table of `alphas_cumprod`.
-
-    Some schedulers hold 2**-24 where Algorithm 1 gives 0, because their own arithmetic cannot take a zero: under
-    `config.rescale_betas_zero_snr` that is read as the 0 it stands for.
-
-    Raises:
-        ValueError: there is no table, or it is not rescaled although the config asks for it.
-    """
-    table = getattr(scheduler, "alphas_cumprod", None)
-    if table is None:
-        name = type(scheduler).__name__
-        raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
-    alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
-    if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
-        if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
-            raise ValueError(
-                f"{type(scheduler).__name__} ignores rescale_betas_zero_snr: its table ends at alpha_bar = "
-                f"{alpha_bar[-1].item():.3g}. Use rescale_zero_terminal_snr(from_alpha_bar(scheduler.alphas_cumprod))"
-            )
-        alpha_bar[-1] = 0.0
-    return from_alpha_bar(alpha_bar)
-
-
 def linear(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """DDPM's schedule (Ho et al. 2020): beta_t linear in t (Table 1, first row)."""
     return from_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))

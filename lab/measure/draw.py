@@ -53,13 +53,14 @@ def draw(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = batch or (1000 if device == "cuda" else 64)
     batches = [seeds[k : k + size] for k in range(0, len(seeds), size)]
+    stochastic = getattr(getattr(sampler, "func", sampler), "stochastic", False)  # of a partial's sampler, too
     pictures = []
     for part in tqdm(batches, title, file=sys.stderr, disable=not sys.stderr.isatty()):
         own = generators(part)
         x = randn((len(part), *shape), own, device=device).to(dtype)
         if start:
             x = start(x, part, own, float(grid[0]))
-        fresh = {"generators": own} if getattr(sampler, "stochastic", False) else {}
+        fresh = {"generators": own} if stochastic else {}
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             pictures.append(sampler(make_denoiser(part, device), x, grid, **fresh, **options).float().cpu())
     return torch.cat(pictures)

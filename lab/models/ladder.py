@@ -99,5 +99,6 @@ def draw(
         own = generators(seeds)
         noise = randn((len(seeds), channels, data.SIZE, data.SIZE), own, device=device)
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            pictures.append(sampler(denoiser, noise, grid, generators=own, **options).float().cpu())
+            fresh = {"generators": own} if getattr(getattr(sampler, "func", sampler), "stochastic", False) else {}
+            pictures.append(sampler(denoiser, noise, grid, **fresh, **options).float().cpu())
     return torch.cat(pictures)

@@ -74,7 +74,7 @@ class Card:
 
     def check_scheduler(self, scheduler: Any) -> None:
         """`check` for a diffusers scheduler, by its config and its table."""
-        from zsnr.schedule import from_scheduler
+        from zsnr.diffusers.config import from_scheduler
 
         said = scheduler.config.get("prediction_type", "epsilon")
         self.check(DIFFUSERS.get(said, said), from_scheduler(scheduler))

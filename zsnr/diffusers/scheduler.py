@@ -32,9 +32,8 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr import grids
-from zsnr import schedule as schedules
-from zsnr.grids import check_grid
+from zsnr.diffusers.config import LEVELS, config_grid, config_schedule
+from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import DIFFUSERS, check_prediction, cos_sin, to_v
 from zsnr.rows import Row, advance
@@ -42,9 +41,7 @@ from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
 
 logger = logging.get_logger(__name__)
 
-BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
 SOLVERS = ("ddim", "euler", "heun", "rk2")
-LEVELS = ("karras", "power", "uniform", "geometric")
 BELOW = 1e-6
 """Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
 EPS = (
@@ -119,7 +116,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         choices: tuple[tuple[str, str | None, Any], ...] = (
             ("prediction_type", prediction_type, DIFFUSERS),
-            ("timestep_spacing", timestep_spacing, grids.SPACINGS),
+            ("timestep_spacing", timestep_spacing, SPACINGS),
             ("solver", solver, SOLVERS),
             ("path", path, PATHS),
             ("levels", levels, (None, *LEVELS)),
@@ -132,18 +129,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         check_churn(S_churn, S_tmin, S_tmax, S_noise)
         if isinstance(trained_betas, Tensor):
             self.register_to_config(trained_betas=trained_betas.tolist())
-        if trained_betas is not None:
-            schedule = schedules.from_betas(trained_betas)
-        elif beta_schedule in BETAS:
-            schedule = BETAS[beta_schedule](num_train_timesteps, beta_start, beta_end)
-        elif beta_schedule == "squaredcos_cap_v2":
-            schedule = schedules.cosine(num_train_timesteps)
-        else:
-            known = ", ".join([*BETAS, "squaredcos_cap_v2"])
-            raise ValueError(f"unknown beta_schedule {beta_schedule!r}; choose one of {known}, or give trained_betas")
-        if rescale_betas_zero_snr and not schedule.zero_snr:
-            schedule = schedules.rescale_zero_terminal_snr(schedule)
-        self.schedule = schedule
+        self.schedule = schedule = config_schedule(self.config)
         self.prediction = DIFFUSERS[prediction_type]
         if self.prediction == "eps" and schedule.zero_snr:
             raise ValueError(EPS)
@@ -229,7 +215,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         elif sigmas is not None:
             angles = [math.atan(s) for s in sigmas if s != 0]
         else:
-            angles = self._grid(num_inference_steps).tolist()[:-1]
+            angles = config_grid(self.config, self.schedule, num_inference_steps).tolist()[:-1]
         top = self.schedule.angle[-1].item()
         angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
@@ -263,27 +249,6 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             # 2 k, where pipelines that begin in the middle look for it
             rows.append(Row(psi, 1.0, 0.0, stage=1))
         return rows
-
-    def _grid(self, N: int | None) -> Tensor:
-        """(N + 1,) angles by the config's rule."""
-        if not isinstance(N, int | np.integer) or N < 1:
-            raise ValueError(f"num_inference_steps = {N}: give a whole number of at least 1")
-        c, first, last = self.config, self.schedule.angle[0].item(), self.schedule.angle[-1].item()
-        levels = c.levels or ("karras" if c.use_karras_sigmas else None)
-        if levels is None:
-            return grids.grid(self.schedule, int(N), c.timestep_spacing)
-        if levels == "karras":
-            low = math.tan(first) if c.sigma_min is None else c.sigma_min
-            high = c.sigma_max if c.sigma_max is not None else 80.0 if self.schedule.zero_snr else math.tan(last)
-            if not self.schedule.zero_snr:
-                return grids.karras(N, low, high, c.rho)
-            rest = grids.karras(N - 1, low, high, c.rho) if N > 1 else torch.zeros(1).double()
-            return torch.cat([self.schedule.angle[-1:], rest])
-        if levels == "geometric":
-            if not self.schedule.zero_snr:
-                raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
-            return grids.geometric(N)
-        return grids.uniform(N, last) if levels == "uniform" else grids.power(N, phi_max=last)
 
     # --- one call
 

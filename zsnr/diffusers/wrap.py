@@ -1,6 +1,7 @@
 r"""EDM's samplers for networks that were not trained as EDM's, and EDM's networks where v-models are expected.
 
-    a discrete-time eps-, x0- or v-network     `zsnr.NetworkDenoiser`: any angle, a fraction of a step in between
+    a discrete-time eps-, x0- or v-network     `zsnr.NetworkDenoiser`: any angle, a fraction of a step in between;
+                                               `denoiser`: the same, from a UNet and its scheduler, checked
     an EDM-preconditioned network              `EDMAsV`: steps of a schedule in, v out, as diffusers calls a UNet
     a denoiser known exactly                   `VModel`: the same
 
@@ -17,8 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsnr.denoisers import Denoiser
+from zsnr.denoisers import Denoiser, NetworkDenoiser
+from zsnr.diffusers.card import of as card_of
+from zsnr.diffusers.config import from_scheduler
 from zsnr.edm import EDMDenoiser, Preconditioned
+from zsnr.prediction import DIFFUSERS
 from zsnr.schedule import Schedule
 
 
@@ -30,6 +34,24 @@ def schedule_up_to(sigma_max: float, T: int = 1000, sigma_min: float = 0.002) ->
     if not 0 < sigma_min < sigma_max < math.inf or T < 2:
         raise ValueError(f"give 0 < sigma_min < sigma_max < inf and T > 1; got {sigma_min}, {sigma_max} and T = {T}")
     return Schedule(torch.linspace(math.atan(sigma_min), math.atan(sigma_max), T, dtype=torch.float64).cos())
+
+
+def denoiser(unet: nn.Module, scheduler: Any, *, whole_steps: bool = False, **conditions: Any) -> NetworkDenoiser:
+    """A UNet of diffusers as a denoiser, by the schedule and the prediction type of its scheduler.
+
+    Args:
+        unet: as `zsnr.NetworkDenoiser`'s network, with its whole_steps and conditions.
+        scheduler: that of the UNet's pipeline; only its config and its table are read.
+
+    Raises:
+        ValueError: eps at zero SNR; a scheduler without a table; or one that is not what the card in the weights, which
+            the UNet was loaded from, says that they were trained for.
+    """
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    prediction, schedule = DIFFUSERS.get(prediction, prediction), from_scheduler(scheduler)
+    if (card := card_of(unet)) is not None:
+        card.check(prediction, schedule)
+    return NetworkDenoiser(unet, schedule, prediction, whole_steps=whole_steps, **conditions)
 
 
 class VModel(nn.Module):

@@ -19,6 +19,7 @@ process: processes and micro-batches change the speed and the memory, not the nu
 Pictures are squares of one size: there are no aspect-ratio buckets.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
     from zsnr.finetune.recipe import FineTune
     from zsnr.finetune.tune import fine_tune, save
 
+HOMES = {"FineTune": "recipe", "captioned": "captions", "fine_tune": "tune", "save": "tune"}
+
 __all__ = ["FineTune", "captioned", "fine_tune", "save"]
 
 
 def __getattr__(name: str) -> Any:
     """Imported when asked for: `zsnr.finetune.loop` alone needs neither transformers nor peft."""
-    import importlib
-
-    for module in ("captions", "recipe", "tune"):
-        if name in __all__ and hasattr(found := importlib.import_module(f"zsnr.finetune.{module}"), name):
-            return getattr(found, name)
+    if name in HOMES:
+        return getattr(importlib.import_module(f"zsnr.finetune.{HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

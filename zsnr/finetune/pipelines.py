@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
+from zsnr.diffusers.config import from_scheduler
 from zsnr.prediction import DIFFUSERS, check_prediction
-from zsnr.schedule import Schedule, from_scheduler, rescale_zero_terminal_snr
+from zsnr.schedule import Schedule, rescale_zero_terminal_snr
 
 
 def check(pipeline: Any, resolution: int) -> None:

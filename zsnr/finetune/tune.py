@@ -21,12 +21,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from zsnr.diffusers import card
+from zsnr.diffusers.config import from_scheduler
 from zsnr.finetune import captions, encode, loop, lora, pipelines
 from zsnr.finetune.captions import captioned
 from zsnr.finetune.loop import generator
 from zsnr.finetune.recipe import FineTune
 from zsnr.prediction import DIFFUSERS, target
-from zsnr.schedule import Schedule, from_scheduler
+from zsnr.schedule import Schedule
 
 
 def fine_tune(

@@ -1,0 +1,86 @@
+"""What diffusers' schedulers and their configs mean: the schedule of the training, and a grid by their rule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsnr import grids
+from zsnr import schedule as schedules
+from zsnr.schedule import Schedule, from_alpha_bar
+
+BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
+LEVELS = ("karras", "power", "uniform", "geometric")
+
+
+def from_scheduler(scheduler: Any) -> Schedule:
+    """Schedule of any diffusers scheduler that has a table of `alphas_cumprod`.
+
+    Some schedulers hold 2**-24 where Algorithm 1 gives 0, because their own arithmetic cannot take a zero: under
+    `config.rescale_betas_zero_snr` that is read as the 0 it stands for.
+
+    Raises:
+        ValueError: there is no table, or it is not rescaled although the config asks for it.
+    """
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None:
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
+    alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
+    if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
+        if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
+            raise ValueError(
+                f"{type(scheduler).__name__} ignores rescale_betas_zero_snr: its table ends at alpha_bar = "
+                f"{alpha_bar[-1].item():.3g}. Use rescale_zero_terminal_snr(from_alpha_bar(scheduler.alphas_cumprod))"
+            )
+        alpha_bar[-1] = 0.0
+    return from_alpha_bar(alpha_bar)
+
+
+def config_schedule(config: Any) -> Schedule:
+    """The schedule of a config's trained_betas, or beta_schedule, after Algorithm 1 if rescale_betas_zero_snr.
+
+    Raises:
+        ValueError: a beta_schedule that is not known.
+    """
+    if config.trained_betas is not None:
+        schedule = schedules.from_betas(config.trained_betas)
+    elif config.beta_schedule in BETAS:
+        make = BETAS[config.beta_schedule]
+        schedule = make(config.num_train_timesteps, config.beta_start, config.beta_end)
+    elif config.beta_schedule == "squaredcos_cap_v2":
+        schedule = schedules.cosine(config.num_train_timesteps)
+    else:
+        known = ", ".join([*BETAS, "squaredcos_cap_v2"])
+        raise ValueError(
+            f"unknown beta_schedule {config.beta_schedule!r}; choose one of {known}, or give trained_betas"
+        )
+    if config.rescale_betas_zero_snr and not schedule.zero_snr:
+        schedule = schedules.rescale_zero_terminal_snr(schedule)
+    return schedule
+
+
+def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:
+    """(N + 1,) angles by the rule of a `ZeroSNRScheduler`'s config."""
+    if not isinstance(N, int | np.integer) or N < 1:
+        raise ValueError(f"num_inference_steps = {N}: give a whole number of at least 1")
+    first, last = schedule.angle[0].item(), schedule.angle[-1].item()
+    levels = config.levels or ("karras" if config.use_karras_sigmas else None)
+    if levels is None:
+        return grids.grid(schedule, int(N), config.timestep_spacing)
+    if levels == "karras":
+        low = math.tan(first) if config.sigma_min is None else config.sigma_min
+        high = config.sigma_max if config.sigma_max is not None else 80.0 if schedule.zero_snr else math.tan(last)
+        if not schedule.zero_snr:
+            return grids.karras(N, low, high, config.rho)
+        rest = grids.karras(N - 1, low, high, config.rho) if N > 1 else torch.zeros(1).double()
+        return torch.cat([schedule.angle[-1:], rest])
+    if levels == "geometric":
+        if not schedule.zero_snr:
+            raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
+        return grids.geometric(N)
+    return grids.uniform(N, last) if levels == "uniform" else grids.power(N, phi_max=last)
