@@ -103,9 +103,9 @@ def design(solver, path, steps_name, grid, evaluations, n=samples // 2, label=No
 
 
 original = {
-    "vp": edm.vp(t_max=VP.time(math.atan(80.0))),
-    "ve": edm.ve(sigma_max=80.0),
-    "iddpm": edm.iddpm(),
+    "vp": edm.column("vp", t_max=VP.time(math.atan(80.0))),
+    "ve": edm.column("ve", sigma_max=80.0),
+    "iddpm": edm.column("iddpm"),
 }
 for n in [*euler, *long]:
     design(samplers.euler, VP, "vp", original["vp"].steps(n), n)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsnr.prediction import DIFFUSERS
+from zsnr.diffusers.config import PREDICTION_TYPES
 
-NAMES = DIFFUSERS | {"flow_prediction": "flow", "trigflow": "v"}
+NAMES = PREDICTION_TYPES | {"flow_prediction": "flow", "trigflow": "v"}
 ANGLES = {"IPNDMScheduler": math.pi / 2, "SCMScheduler": 1.0}
 """Schedulers whose time steps are angles, in this unit; they predict v."""
 

@@ -13,6 +13,7 @@ from zsnr import grids
 from zsnr import schedule as schedules
 from zsnr.schedule import Schedule, from_alpha_bar
 
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
 LEVELS = ("karras", "power", "uniform", "geometric")
 
@@ -39,6 +40,12 @@ def from_scheduler(scheduler: Any) -> Schedule:
             )
         alpha_bar[-1] = 0.0
     return from_alpha_bar(alpha_bar)
+
+
+def prediction_of(config: Any) -> str:
+    """eps, x0 or v: what a config's prediction_type is here; as it stands there where it is none of them."""
+    prediction_type = str(config.get("prediction_type", "epsilon"))
+    return PREDICTION_TYPES.get(prediction_type, prediction_type)
 
 
 def config_schedule(config: Any) -> Schedule:

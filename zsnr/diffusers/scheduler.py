@@ -32,10 +32,10 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr.diffusers.config import LEVELS, config_grid, config_schedule
+from zsnr.diffusers.config import LEVELS, PREDICTION_TYPES, config_grid, config_schedule
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
-from zsnr.prediction import DIFFUSERS, check_prediction, cos_sin, to_v
+from zsnr.prediction import check_prediction, cos_sin, to_v
 from zsnr.rows import Row, advance
 from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
 
@@ -115,7 +115,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         clip_sample_range: float = 1.0,
     ) -> None:
         choices: tuple[tuple[str, str | None, Any], ...] = (
-            ("prediction_type", prediction_type, DIFFUSERS),
+            ("prediction_type", prediction_type, PREDICTION_TYPES),
             ("timestep_spacing", timestep_spacing, SPACINGS),
             ("solver", solver, SOLVERS),
             ("path", path, PATHS),
@@ -130,7 +130,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(trained_betas, Tensor):
             self.register_to_config(trained_betas=trained_betas.tolist())
         self.schedule = schedule = config_schedule(self.config)
-        self.prediction = DIFFUSERS[prediction_type]
+        self.prediction = PREDICTION_TYPES[prediction_type]
         if self.prediction == "eps" and schedule.zero_snr:
             raise ValueError(EPS)
         check_prediction(self.prediction, schedule)
