@@ -103,7 +103,7 @@ def test_ddim_where_a_step_lands_is_what_its_source_says():
     grid = probe.grid(7)
     for one, t in zip(probe.run(grid), grid, strict=True):
         assert one.start == pytest.approx(t)
-        assert one.at == pytest.approx(max(t - T // 7, -1), abs=1e-3)
+        assert one.reached == pytest.approx(max(t - T // 7, -1), abs=1e-3)
 
 
 def test_leading_ddim_steps_right_but_never_visits_T():
@@ -173,7 +173,7 @@ def test_churn_is_evaluated_at_the_wrong_level(name):
         D = [skip * x + out * F for x, F in zip(state, answer, strict=True)]
         final = [x + (following - hat) * (x - d) / hat for x, d in zip(state, D, strict=True)]
         noise = math.hypot(*final[1:]) / final[0]
-    assert probe.levels.sigma(one.at) == pytest.approx(noise, rel=1e-4)
+    assert probe.levels.sigma(one.reached) == pytest.approx(noise, rel=1e-4)
 
 
 def test_custom_sigmas_of_edm_euler():

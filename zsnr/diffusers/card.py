@@ -57,8 +57,7 @@ class Card:
         Raises:
             ValueError: saying what differs, and what the card has.
         """
-        ours, theirs = self.schedule, schedule
-        wrong = []
+        ours, theirs, wrong = self.schedule, schedule, []
         if prediction != self.prediction:
             wrong.append(f"it predicts {self.prediction}, not {prediction}")
         if theirs.T != ours.T:
