@@ -52,7 +52,7 @@ from zsnr.finetune import loop
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
 kind = find(variant)
-recipe = training.Recipe(
+recipe = training.ScheduleRecipe(
     prediction=kind.prediction,
     offset_noise=kind.offset_noise,
     images=images,

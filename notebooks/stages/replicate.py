@@ -56,7 +56,7 @@ pictures, measures = {}, {}
 for variant, kind in VARIANTS.items():
     if variant == "base":
         continue
-    recipe = training.Recipe(
+    recipe = training.ScheduleRecipe(
         prediction=kind.prediction,
         offset_noise=kind.offset_noise,
         images=images,

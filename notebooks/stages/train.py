@@ -42,7 +42,7 @@ from zsnr.schedule import stable_diffusion
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
-recipe = training.Recipe(
+recipe = training.ScheduleRecipe(
     prediction="eps",
     images=images,
     batch=batch,

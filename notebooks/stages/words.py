@@ -49,7 +49,7 @@ draw = partial(train.draw, captioned=1.0, unconditional=unconditional)
 
 # %%
 kind = find("zsnr")
-recipe = training.Recipe(
+recipe = training.ScheduleRecipe(
     prediction=kind.prediction,
     images=images,
     batch=batch,
