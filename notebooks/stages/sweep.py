@@ -66,9 +66,9 @@ shape = reference.shape[1:]
 rows = []
 
 
-def measure(x, nfe, **columns):
+def measure(x, evaluations, **columns):
     """The row of a set of pictures, with an interval of the Frechet distance."""
-    measures = {"evaluations": nfe, **judge(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
+    measures = {"evaluations": evaluations, **judge(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
     rows.append(Row(columns, measures, {"pictures": x[:16].half()}))
     print(*columns.values(), f"Frechet distance {measures['frechet']:.2f}", flush=True)
 
