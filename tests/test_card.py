@@ -13,7 +13,7 @@ from zsnr.audit import audit
 from zsnr.diffusers import card, tiny
 from zsnr.diffusers.card import Card
 
-SD = zsnr.stable_diffusion()
+SD = zsnr.schedule.stable_diffusion()
 ZERO = zsnr.rescale_zero_terminal_snr(SD)
 
 
@@ -66,8 +66,12 @@ def test_the_audit_of_a_saved_pipeline_reads_it(tmp_path):
     [
         ("eps", SD, "it predicts v, not eps"),
         ("v", SD, r"a schedule with zero terminal SNR, not terminal SNR 0\.0046"),
-        ("v", zsnr.cosine(max_beta=None), r"its schedule is another \(sqrt\(alpha_bar\) differs by 0\.\d+\)"),
-        ("v", zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion(500)), "trained on T = 1000 steps, not 500"),
+        ("v", zsnr.schedule.cosine(max_beta=None), r"its schedule is another \(sqrt\(alpha_bar\) differs by 0\.\d+\)"),
+        (
+            "v",
+            zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion(500)),
+            "trained on T = 1000 steps, not 500",
+        ),
     ],
 )
 def test_a_network_is_not_sampled_as_what_it_is_not(prediction, schedule, message):

@@ -99,7 +99,7 @@ class Small(nn.Module):
 
 
 def small() -> edm.Preconditioned:
-    return edm.Preconditioned(Small(), edm.edm())
+    return edm.Preconditioned(Small(), edm.column("edm"))
 
 
 @pytest.mark.parametrize("sampler", [heun, partial(churn, S_churn=2.0)], ids=["heun", "churn"])

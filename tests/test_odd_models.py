@@ -72,7 +72,7 @@ def test_grids_that_are_not_known_are_named(caplog):
 
 
 def test_torch_betas_are_saved(tmp_path):
-    betas = zsnr.rescale_zero_terminal_snr(zsnr.cosine()).betas
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.schedule.cosine()).betas
     ZeroSNRScheduler(trained_betas=betas, prediction_type="v_prediction").save_pretrained(tmp_path)
     again = ZeroSNRScheduler.from_pretrained(tmp_path)
     torch.testing.assert_close(again.schedule.betas, betas)

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsnr.prediction import PREDICTIONS, check_prediction, cos_sin, target, to_eps, to_v, to_x0
-from zsnr.prediction import between_variables as loss_weight
+from zsnr.prediction import PREDICTIONS, check_prediction, cos_sin, loss_weight, target, to_eps, to_v, to_x0
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 X0, EPS = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -32,7 +32,7 @@ def rk45(
     """scipy's adaptive RK45 along a path, from the grid's first level to its last above 0, then the rotation.
 
     The levels between are the solver's choice, one for the whole batch; it works in float64 on the CPU. The callback
-    is called at each evaluation; `Counted` counts them, the rotation's among them. Needs scipy. The other
+    is called at each evaluation, the rotation's among them. Needs scipy. The other
     arguments are those of `zsnr.samplers`.
 
     Raises:

@@ -206,14 +206,3 @@ class Mixture:
         which = torch.multinomial(self.weights, len(noise), replacement=True, generator=generator)
         drawn = torch.stack([component.sample(noise) for component in self.components], 1)
         return drawn[torch.arange(len(noise)), which.to(noise.device)]
-
-
-class Counted:
-    """A denoiser that counts how often it is evaluated, in `calls`."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.calls = denoiser, 0
-
-    def __call__(self, x: Tensor, phi: float) -> Tensor:
-        self.calls += 1
-        return self.denoiser(x, phi)

@@ -36,6 +36,7 @@ from diffusers import DDIMScheduler
 import zsnr
 from lab import ROOT
 from lab.measure.evaluation import REAL, Cell
+from lab.measure.laws import sampled
 from lab.measure.metrics import interval
 from lab.measure.study import Study
 from lab.report import claims, figures
@@ -47,7 +48,7 @@ figures.style()
 warnings.filterwarnings("ignore", "(leading|linspace) spacing")  # the flaw is what is studied here
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-sd = zsnr.stable_diffusion()
+sd = zsnr.schedule.stable_diffusion()
 fixed = zsnr.rescale_zero_terminal_snr(sd)
 
 # %% [markdown]
@@ -121,12 +122,12 @@ print(
     f"{'schedule':18s}{'spacing':10s}{'mean':>8s}{'many steps':>12s}{'closed form':>13s}{'std ratio':>12s}{'many steps':>12s}{'closed form':>13s}"
 )
 means = {}
-for name, schedule in {"Stable Diffusion": sd, "linear": zsnr.linear(), "SD, zero SNR": fixed}.items():
+for name, schedule in {"Stable Diffusion": sd, "linear": zsnr.schedule.linear(), "SD, zero SNR": fixed}.items():
     law_mean, law_std = brightness.predicted(schedule.alpha_bar[-1].item(), L, m)
     dense = schedule.angle[-1] * torch.linspace(1, 0, 4001, dtype=torch.float64)
-    limit_mean, limit_std = brightness.sampled(zsnr.heun, dense, L, m)
+    limit_mean, limit_std = sampled(zsnr.heun, dense, L, m)
     for spacing in ("leading", "trailing"):
-        mean, std = brightness.sampled(zsnr.ddim, zsnr.grid(schedule, 50, spacing), L, m)
+        mean, std = sampled(zsnr.ddim, zsnr.grid(schedule, 50, spacing), L, m)
         means[name, spacing] = mean / math.sqrt(n)
         print(
             f"{name:18s}{spacing:10s}{mean / math.sqrt(n):8.4f}{limit_mean / math.sqrt(n):12.4f}{law_mean / math.sqrt(n):13.4f}{std:12.4f}{limit_std:12.4f}{law_std:13.4f}"
@@ -166,9 +167,7 @@ print(f"beta_1 = {sd.betas[0]:.5f}, sqrt(1 - alpha_bar_1) = {leftover:.4f}")
 counts = [5, 10, 25, 50]
 L_level = 635 / 3  # the backdrop of this project's pictures: 635 pixels on average, level uniform in [-1, 1]
 ratio = {
-    (spacing, S): brightness.sampled(zsnr.ddim, zsnr.grid(fixed, S, spacing), L_level)[1]
-    for spacing in SPACINGS
-    for S in counts
+    (spacing, S): sampled(zsnr.ddim, zsnr.grid(fixed, S, spacing), L_level)[1] for spacing in SPACINGS for S in counts
 }
 print(f"{'S':>10s}" + "".join(f"{S:9d}" for S in counts))
 for spacing in SPACINGS:

@@ -126,7 +126,7 @@ figures.save(fig, out, "levels")
 # over pictures (bootstrap) where there is one model only.
 
 # %%
-alpha_bar_T = {"flawed": zsnr.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
+alpha_bar_T = {"flawed": zsnr.schedule.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
 directions = {"level": (backdrop or 240, facts["level_std"]), "mean": (mask[0].numel(), facts["mean_std"])}
 rows = {
     "base": (models["base"], "flawed", False, False),

@@ -65,7 +65,7 @@ colour = dict(zip(RHOS, plt.cm.viridis(np.linspace(0, 0.88, len(RHOS))), strict=
 # %%
 top, bottom = 80.0, 0.02
 L = math.log(top / bottom)
-geometric = torch.tan(edm.ve(bottom, top).steps(64))[:-1]
+geometric = torch.tan(edm.column("ve", sigma_min=bottom, sigma_max=top).steps(64))[:-1]
 uneven = torch.tan(zsnr.karras(64, bottom, top, 1.0))[:-1].diff().diff().abs().max().item()
 limit = {}
 print(f"rho = 1: steps of sigma differ by less than 1e-11, the rounding of an angle near pi/2: {uneven < 1e-11}")

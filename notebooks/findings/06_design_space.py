@@ -42,12 +42,14 @@ from sklearn.datasets import load_digits
 
 import zsnr
 from lab import ROOT
+from lab.measure.laws import Counted
 from lab.measure.metrics import interval
 from lab.measure.store import Results, load
+from lab.models.sde import from_sde
 from lab.report import claims, figures
 from zsnr import edm
-from zsnr.denoisers import Counted, Mixture
-from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, from_sde
+from zsnr.denoisers import Mixture
+from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
 from zsnr.samplers import dpmpp_2m, euler, heun, rk2, rk45
 
 torch.set_num_threads(1)
@@ -328,7 +330,7 @@ print(f"{'':16s}{'noise left by':>15s}{'right multiplier':>22s}")
 print(f"{'N':>6s}{'ends at':>10s}{'the original':>15s}{'at eps_s':>12s}{'after D':>10s}")
 left = {}
 for N in (64, 128, 256, 512, 1000):
-    right = point, torch.ones(1, 1), edm.vp().steps(N)
+    right = point, torch.ones(1, 1), edm.column("vp").steps(N)
     ways = vp_original(N), reached(euler, *right, path=VP), euler(*right, path=VP)
     left[N] = [127.5 * abs(float(x)) for x in ways]
     print(f"{N:6d}{eps_s - 1 / N:10.4f}" + "{:15.2f}{:12.2f}{:10.2f}".format(*left[N]))
@@ -340,7 +342,7 @@ noise16 = zsnr.randn((64, 16), zsnr.generators(range(64))).double()
 
 def ve_original(N, dtype, network=torch.float32):
     """x at sigma_min by Song's VE update, x <- x + (sigma_i^2 - sigma_{i+1}^2) / 2 score, state and levels in a dtype."""
-    levels = torch.tan(edm.ve(low, high).steps(N)[:-1]).to(dtype)
+    levels = torch.tan(edm.column("ve", sigma_min=low, sigma_max=high).steps(N)[:-1]).to(dtype)
     x, L = (noise16 * high).to(dtype), spectrum.to(network)
     for a, b in pairwise(levels):
         y = x.to(network)
@@ -358,10 +360,12 @@ for N in [n for n in (128, 512, 2048, 8192) if n <= max(evaluations, 512)]:
     roundoff[N] = rms(exact - truth), rms(ve_original(N, torch.float32) - double), rms(double - exact)
     print(f"{N:6d}" + "{:14.1e}{:28.1e}{:29.1e}".format(*roundoff[N]))
 most = max(roundoff)
-ours = reached(euler, wide, math.sin(top) * noise16, edm.ve(low, high).steps(128), path=VE) / math.cos(bottom)
+ours = reached(
+    euler, wide, math.sin(top) * noise16, edm.column("ve", sigma_min=low, sigma_max=high).steps(128), path=VE
+) / math.cos(bottom)
 same = (ours - ve_original(128, torch.float64, torch.float64)).abs().max().item()
 check("E-03", "Song's VE update less Euler on sigma = sqrt(t), 128 steps", same, at_most=1e-9)
-ends_ve = torch.tan(edm.ve().steps(8))[[0, -2]]
+ends_ve = torch.tan(edm.column("ve").steps(8))[[0, -2]]
 check("E-03", "first and last level for data in [-1, 1]", ends_ve, equal=[2 * 50.0, 2 * 0.01], abs=1e-9)
 check("E-04", "N = 128: the original ends at time", eps_s - 1 / 128, at_most=0.0)
 check("E-04", "N = 128: noise it leaves, grey levels of 255", left[128][0], at_least=1.0)
@@ -479,8 +483,8 @@ GRIDS = {
     ANGLE: (zsnr.power, "power 1.5"),
     FLOW: (zsnr.power, "power 1.5"),
     EDM: (zsnr.karras, "rho 7"),
-    VE: (edm.ve().steps, "geometric"),
-    VP: (edm.vp().steps, "uniform t"),
+    VE: (edm.column("ve").steps, "geometric"),
+    VP: (edm.column("vp").steps, "uniform t"),
 }
 DATA = {"Gaussian": (gauss, noise4), "mixture": (three, noise2)}
 counts = [min(evaluations, 512) // k for k in (8, 4, 2, 1)]
@@ -582,13 +586,13 @@ rho7, rho7_ve = zsnr.karras, lambda N: zsnr.karras(N, sigma_min=low)
 rho7_ddim = lambda N: zsnr.karras(N, sigma_min=0.0064)  # noqa: E731
 LABELS = ("original: Euler, its own steps", "Heun, rho 7 steps", "Heun, rho 7 steps, sigma = t")
 FAMILIES = {
-    "VP": ((euler, VP, edm.vp().steps, POWERS), (heun, VP, rho7, FEW), (heun, EDM, rho7, FEW)),
+    "VP": ((euler, VP, edm.column("vp").steps, POWERS), (heun, VP, rho7, FEW), (heun, EDM, rho7, FEW)),
     "VE": (
-        (euler, VE, edm.ve().steps, [*POWERS, *LONG]),
+        (euler, VE, edm.column("ve").steps, [*POWERS, *LONG]),
         (heun, VE, rho7_ve, FEW),
         (heun, EDM, rho7_ve, FEW),
     ),
-    "DDIM": ((euler, EDM, edm.iddpm().steps, POWERS[:-1]), (heun, EDM, rho7_ddim, FEW)),
+    "DDIM": ((euler, EDM, edm.column("iddpm").steps, POWERS[:-1]), (heun, EDM, rho7_ddim, FEW)),
 }
 curves = {
     (family, label): np.array([sampled(solver, make(N), path=path) for N in counts_])
@@ -695,7 +699,7 @@ for steps in [n for n in FEW if n in (12, 18, 28, 64, 128)]:
     black_box[steps] = min((r[0] for r in curves["RK45"] if r[1] <= error), default=math.nan) / n
     print(f"{error:14.4f}{n:8.0f}{black_box[steps] * n:8.0f}")
 starts = [n for n in (16, 64, 256) if n <= evaluations]
-start_at = {j: [sampled(euler, edm.iddpm(j_0=j).steps(N), path=EDM)[1] for N in starts] for j in (0, 8)}
+start_at = {j: [sampled(euler, edm.column("iddpm", j_0=j).steps(N), path=EDM)[1] for N in starts] for j in (0, 8)}
 print(
     f"iDDPM steps, median error at {', '.join(map(str, starts))}: "
     + "; ".join(f"j_0 = {j} " + " ".join(f"{e:.4f}" for e in es) for j, es in start_at.items())
@@ -787,7 +791,7 @@ figures.save(fig, out, "alpha")
 # nothing is replaced. Steps: *trailing* steps of the schedule; equal steps of the angle; $\rho$ steps from 80 and from 4096; `zsnr.power`, $\tan\varphi = (u/(1-u))^{1.5}$.
 
 # %%
-fixed = zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion())
+fixed = zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion())
 variances = torch.logspace(math.log10(1 / 64), math.log10(64), 61)
 line = zsnr.Gaussian(torch.zeros(61), variances)
 

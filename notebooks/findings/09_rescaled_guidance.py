@@ -51,6 +51,7 @@ import zsnr
 from lab import ROOT
 from lab.measure import saturation
 from lab.measure.evaluation import REAL
+from lab.measure.laws import amplification
 from lab.measure.metrics import interval
 from lab.measure.store import load
 from lab.measure.study import by_cell
@@ -58,7 +59,7 @@ from lab.models import data
 from lab.models.backdrop import UniformBackdrop
 from lab.report import claims, figures
 from zsnr.finetune import loop
-from zsnr.guidance import amplification, guided, rescaled, std
+from zsnr.guidance import guided, rescaled, std
 from zsnr.prediction import PREDICTIONS, cos_sin
 
 torch.set_num_threads(1)
@@ -272,7 +273,7 @@ def text(values, digits=3):
 
 
 # %%
-flawed = zsnr.stable_diffusion()
+flawed = zsnr.schedule.stable_diffusion()
 last = flawed.sqrt_alpha_bar[-1].item()
 shares = [math.sqrt(share) for share in (1, 0.75, 0.5, 0.25, 0)]  # equal steps of alpha_bar_T
 terminal = {share: sensitivity(share * last) for share in shares}

@@ -50,6 +50,7 @@ import zsnr
 from lab import ROOT
 from lab.measure import metrics
 from lab.measure.evaluation import Cell
+from lab.measure.laws import sampled, together
 from lab.measure.store import load
 from lab.measure.study import Study, by_cell
 from lab.models import data
@@ -66,7 +67,7 @@ warnings.filterwarnings("ignore", "leading spacing")
 diffusers.utils.logging.set_verbosity_error()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-sd, linear, cosine = zsnr.stable_diffusion(), zsnr.linear(), zsnr.cosine()
+sd, linear, cosine = zsnr.schedule.stable_diffusion(), zsnr.schedule.linear(), zsnr.schedule.cosine()
 fixed = zsnr.rescale_zero_terminal_snr(sd)
 alpha_bar_T = sd.alpha_bar[-1].item()
 
@@ -160,7 +161,7 @@ found += [
 #
 # - *one direction*: the axis by itself, $\nu = 1 + 0.01\, n\,\langle\mathrm{axis}, \mathrm{constant}\rangle^2$ for the model with offset noise;
 # - *all directions, by class*: the models are told the class, so each class is a Gaussian of its own, and no axis is an axis of all of
-#   them: `brightness.together`, per class; then the variance of the mixture.
+#   them: `lab.measure.laws.together`, per class; then the variance of the mixture.
 #
 # For the flawed schedule there is also the exact denoiser of each class (garments on uniform backdrops), from the same noises.
 
@@ -189,7 +190,7 @@ def all_directions(end, offset=0.0):
     nu = torch.eye(basis.shape[1]).double() + offset**2 * area * shift.T @ shift
     means, variances = [], []
     for z in by_class:
-        mean, covariance = brightness.together(end, z.mean(0), torch.cov(z.T), nu)
+        mean, covariance = together(end, z.mean(0), torch.cov(z.T), nu)
         means.append(a @ mean)
         variances.append(((a @ covariance) * a).sum(1))
     return (torch.stack(variances).mean(0) + torch.stack(means).var(0, correction=0)).sqrt()
@@ -505,7 +506,7 @@ def gaussian_levels(grid, kind):
     """Std ratio of the level for a start: (many steps, the grid's own DDIM steps)."""
     m_var = {"": 1.0, "mean": 0.0}.get(kind, L_level)
     c, s = cos_sin(grid[0].item())
-    own = brightness.sampled(zsnr.ddim, grid, L_level)[1] * math.sqrt(c * c * m_var + s * s)
+    own = sampled(zsnr.ddim, grid, L_level)[1] * math.sqrt(c * c * m_var + s * s)
     return brightness.started(c * c, L_level, start_variance=m_var)[1], own
 
 

@@ -41,6 +41,7 @@ import torch
 from lab import ROOT
 from lab.measure import saturation
 from lab.measure.evaluation import REAL, Cell
+from lab.measure.laws import sampled
 from lab.measure.metrics import interval
 from lab.measure.store import load
 from lab.measure.study import by_cell
@@ -455,7 +456,7 @@ for variant, spacing in ways:
     for word in extremes:
         along = math.sqrt(n) * truth(word)
         limit, _ = brightness.predicted(math.cos(angles[0]) ** 2 if variant != "zsnr" else 0.0, variance, along)
-        stepped, _ = brightness.sampled(ddim, angles, variance, along)
+        stepped, _ = sampled(ddim, angles, variance, along)
         name = Prompt("exact" if variant == "zsnr" else "exact flawed", spacing, *main[0], word)
         answer = short_of(word, cells[name]["level"]).mean().item() if name in cells else math.nan
         gone = [short_of(word, torch.tensor(m / math.sqrt(n))).item() for m in (limit, stepped)]

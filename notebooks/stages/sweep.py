@@ -112,9 +112,9 @@ def design(sampler, path, grid_name, grid, nfe, **options):
 
 
 original = {
-    "vp": edm.vp(t_max=VP.time(math.atan(80.0))),
-    "ve": edm.ve(sigma_max=80.0),
-    "iddpm": edm.iddpm(),
+    "vp": edm.column("vp", t_max=VP.time(math.atan(80.0))),
+    "ve": edm.column("ve", sigma_max=80.0),
+    "iddpm": edm.column("iddpm"),
 }
 for n in [*euler_calls, *long]:
     design(euler, VP, "vp", original["vp"].steps(n), n)
