@@ -164,7 +164,7 @@ eps = torch.randn(x0.shape, generator=loop.generator(13, 1)).double()
 
 def objective(a, loss, t):
     """The loss at step t of a network that answers a, and the network."""
-    model, recipe = Constant(a), training.Recipe(prediction="v", loss=loss)
+    model, recipe = Constant(a), training.ScheduleRecipe(prediction="v", loss=loss)
     at = torch.full((len(x0),), t - 1)
     return training.objective(model, x0, eps, at, conditions, schedule, recipe), model
 

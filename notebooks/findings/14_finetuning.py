@@ -115,7 +115,7 @@ def shown(variant, images=96, batch=32):
         seen.append([x0])
         return x0, conditions
 
-    recipe = training.Recipe(kind.prediction, images=images, batch=batch, warmup=0, seed=card["seed"])
+    recipe = training.ScheduleRecipe(kind.prediction, images=images, batch=batch, warmup=0, seed=card["seed"])
     with tempfile.TemporaryDirectory() as scratch:
         training.fit(Listener(), draw, kind.schedule, recipe, scratch)
     x0, conditions, t, x = (torch.cat(z) for z in zip(*(batch for batch in seen if len(batch) == 4), strict=True))
