@@ -23,8 +23,17 @@ def folders(out_dir: str) -> tuple[Path, Path]:
     if not out_dir:
         temporary = Path(tempfile.mkdtemp())
         return temporary / "out", temporary / "scratch"
+    return ROOT / out_dir, scratch(out_dir)
+
+
+def scratch(out_dir: str | Path) -> Path:
+    """Where the checkpoints of the stage are that writes to out_dir, such as results/full/zsnr/words.
+
+    Weights that other stages only measure are not kept in its results: they stay there, on the machine that trained
+    them.
+    """
     path = Path(out_dir)
-    return ROOT / path, ROOT.joinpath("scratch", *path.parts[path.is_absolute() :])
+    return ROOT.joinpath("scratch", *path.parts[path.is_absolute() :])
 
 
 def environment() -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_networks_trained_here_have_one_before_and_after_they_are_saved(tmp_path
 
     start = network.ConditionalUNet(widths=(4, 8))
     start.card = Card("eps", SD)  # what it was; training makes it another
-    recipe = training.Recipe("v", images=4, batch=2, warmup=0)
+    recipe = training.ScheduleRecipe("v", images=4, batch=2, warmup=0)
     trained, _ = training.fit(start, draw, ZERO, recipe, tmp_path)
     assert trained.card.prediction == "v"
     assert trained.card.zero_snr

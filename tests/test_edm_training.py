@@ -196,38 +196,29 @@ def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(change, mess
         fit(unet(), lambda *_: pytest.fail("drew"), EDMRecipe(**change), tmp_path)
 
 
-@pytest.fixture
-def arguments(monkeypatch, tmp_path):
-    """recipe -> what the loop is given."""
-    caught = {}
-    monkeypatch.setattr(edm_training.loop, "train", lambda *_, **kwargs: caught.update(kwargs))
-
-    def of(**recipe):
-        fit(unet(), draw, EDMRecipe(**recipe), tmp_path)
-        return caught
-
-    return of
-
-
-def test_the_learning_rate_rises_and_stays(arguments):
-    lr = arguments(batch=10, lr=2e-3, warmup=100, images=5000)["lr"]
+def test_the_learning_rate_rises_and_stays():
+    lr = EDMRecipe(batch=10, lr=2e-3, warmup=100, images=5000).rate
     assert [lr(step) for step in (0, 4, 8, 9, 10, 499)] == pytest.approx([2e-4, 1e-3, 1.8e-3, 2e-3, 2e-3, 2e-3])
-    lr = arguments(batch=10, lr=2e-3, warmup=0)["lr"]
+    lr = EDMRecipe(batch=10, lr=2e-3, warmup=0).rate
     assert [lr(0), lr(1)] == [2e-3, 2e-3]
 
 
-def test_the_average_is_over_a_share_of_what_was_seen_until_that_is_the_half_life(arguments):
-    ema = arguments(batch=10, ema_halflife=500, ema_rampup=0.05)["ema"]
+def test_the_average_is_over_a_share_of_what_was_seen_until_that_is_the_half_life():
+    ema = EDMRecipe(batch=10, ema_halflife=500, ema_rampup=0.05).decay
     # half-lives in steps of 10 pictures: 5 % of the steps, at most 50
     halflives = {1: 0.05, 2: 0.1, 20: 1.0, 100: 5.0, 999: 49.95, 1000: 50.0, 1001: 50.0, 10_000: 50.0}
     for step, halflife in halflives.items():
         assert ema(step) ** halflife == pytest.approx(0.5, rel=1e-9)
 
 
-def test_the_rest_of_the_recipe_reaches_the_loop(arguments):
-    given = arguments(images=700, batch=35, clip=1.0)
-    assert (given["images"], given["batch"], given["clip"]) == (700, 35, 1.0)
-    assert arguments()["clip"] == 0.0
+def test_the_recipe_reaches_the_loop(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(edm_training.loop, "train", lambda *arguments: given.append(arguments))
+    recipe = EDMRecipe(images=700, batch=35, clip=1.0)
+    fit(unet(), draw, recipe, tmp_path)
+    assert given[0][3] is recipe
+    assert given[0][5]["recipe"] == dataclasses.asdict(recipe)
+    assert EDMRecipe().clip == 0.0
 
 
 def test_levels_are_drawn_from_the_losss_column_and_not_from_the_preconditionings():

@@ -114,10 +114,12 @@ def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("name", "value"), [("pictures", 0), ("batch", -1), ("lr", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("images", 0), ("batch", -1), ("lr", 0.0)])
 def test_a_vae_recipe_that_cannot_be_trained_is_refused(images, vae, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} = {value}"):
-        text_data.autoencoder(vae, images, tmp_path, **{"pictures": 8, "batch": 4} | {name: value})
+        text_data.autoencoder(
+            vae, images, tmp_path, **{"pictures": 8, "batch": 4} | {name.replace("images", "pictures"): value}
+        )
 
 
 def gaussian(n=20_000, within=9.0):

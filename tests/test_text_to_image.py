@@ -28,6 +28,7 @@ from zsnr.diffusers import card, tiny
 from zsnr.diffusers.config import from_scheduler
 from zsnr.finetune import FineTune, captioned, captions, encode, fine_tune, loop, lora, pipelines, save, tune
 from zsnr.finetune.__main__ import main
+from zsnr.finetune.recipe import Recipe
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 RECIPE = FineTune(images=32, batch=4, lr=3e-3, warmup=8, ema_halflife=16, resolution=8, seed=5)
@@ -452,20 +453,30 @@ class Two(nn.Module):
         self.w, self.frozen = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0), requires_grad=False)
 
 
+class Constant(Recipe):
+    def rate(self, step):
+        return 0.1
+
+    def decay(self, step):
+        return 0.5
+
+
 def test_the_loop_trains_averages_and_keeps_only_what_needs_a_gradient(tmp_path):
     net = Two()
     seen = []
 
     def loss(net, y):
         seen.append(net.w.item())
+        trained.append(net)
         return ((net.w * net.frozen - y) ** 2).mean()
 
-    options = {"images": 12, "batch": 4, "lr": lambda _: 0.1, "ema": lambda _: 0.5}
-    average, _ = loop.train(net, lambda step: (torch.zeros(4),), loss, tmp_path, "key", **options)
+    trained = []
+    average, _ = loop.train(net, lambda step: (torch.zeros(4),), loss, Constant(images=12, batch=4), tmp_path, {})
     (path,) = tmp_path.rglob("checkpoint.safetensors")
     kept = load_file(path)
     assert not [k for k in kept if "frozen" in k]
-    w = [*seen, kept["network.w"].item()]
+    assert set(kept) == {"average.w"}, "a finished training needs no more"
+    w = [*seen, trained[-1].w.item()]
     ema = w[0]
     for value in w[1:]:
         ema = (ema + value) / 2
@@ -483,8 +494,8 @@ def test_a_checkpoint_between_two_entries_of_the_history_keeps_the_sum(tmp_path)
                 raise Interrupted
             return ((net.w - y) ** 2).mean()
 
-        options = {"images": 600, "batch": 4, "lr": lambda _: 0.1, "ema": lambda _: 0.5}
-        return loop.train(Two(), lambda step: (torch.full((4,), step / 100),), loss, scratch, "key", **options)
+        recipe = Constant(images=600, batch=4)
+        return loop.train(Two(), lambda step: (torch.full((4,), step / 100),), loss, recipe, scratch, {})
 
     average, history = run(tmp_path / "whole", -1)
     assert [n for n, _ in history[:2]] == [12, 24]
@@ -498,19 +509,20 @@ def test_a_checkpoint_between_two_entries_of_the_history_keeps_the_sum(tmp_path)
 def test_rates_are_the_recipe_s(pipeline, folder, tmp_path, monkeypatch):
     given = {}
 
-    def train(*_, **options):
-        given.update(options)
+    def train(*arguments, **options):
+        given.update(options, recipe=arguments[3])
         raise Interrupted
 
     monkeypatch.setattr(loop, "train", train)
     with pytest.raises(Interrupted):
         fine_tune(pipeline, folder, dataclasses.replace(RECIPE, clip=0.7), tmp_path)  # 8 steps, 2 of them to warm up
-    assert [given["lr"](k) for k in range(8)] == pytest.approx(
+    recipe = given["recipe"]
+    assert [recipe.rate(k) for k in range(8)] == pytest.approx(
         [3e-3 * min(1, (k + 1) / 2) * (1 - k / 8) for k in range(8)]
     )
-    assert given["ema"](10**6) ** 4 == pytest.approx(0.5), "a half-life of 16 pictures is 4 steps"
-    assert given["ema"](1) == pytest.approx(1 / 11)
-    assert (given["images"], given["batch"], given["accumulate"], given["clip"]) == (32, 4, 1, 0.7)
+    assert recipe.decay(10**6) ** 4 == pytest.approx(0.5), "a half-life of 16 pictures is 4 steps"
+    assert recipe.decay(1) == pytest.approx(1 / 11)
+    assert (recipe.images, recipe.batch, given["accumulate"], recipe.clip) == (32, 4, 1, 0.7)
 
 
 def start(target, *args) -> multiprocessing.Process:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lab
 from lab import ROOT
-from lab.models import network
+from lab.models import network, training
 from lab.models.network import ConditionalUNet
-from lab.models.training import Recipe, fit, objective
+from lab.models.training import ScheduleRecipe, fit, objective
 from zsnr import Schedule
-from zsnr.finetune import loop
+from zsnr.finetune import checkpoint, loop
 from zsnr.prediction import PREDICTIONS
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
@@ -69,7 +70,7 @@ class Scalar(nn.Module):
 def test_the_objective_by_hand(loss, prediction):
     x0, eps, t = seeded(3, 1, 2, 2), seeded(3, 1, 2, 2, seed=1), torch.tensor([2, 0, 1])
     net = Scalar(0.3)
-    value = objective(net, x0, eps, t, torch.zeros(3, 2), FEW, Recipe(prediction, loss))
+    value = objective(net, x0, eps, t, torch.zeros(3, 2), FEW, ScheduleRecipe(prediction, loss))
     expected = []
     for i, (c, s) in enumerate([(0.28, 0.96), (0.96, 0.28), (0.6, 0.8)]):
         truth = {"eps": eps[i], "x0": x0[i], "v": c * eps[i] - s * x0[i]}[prediction]
@@ -85,7 +86,9 @@ def test_the_objective_by_hand(loss, prediction):
 @pytest.mark.parametrize("loss", PREDICTIONS)
 def test_the_objective_is_finite_at_zero_snr(prediction, loss):
     t = torch.full((3,), 999)
-    value = objective(Scalar(0.3), seeded(3, 1, 2, 2), seeded(3, 1, 2, 2), t, None, ZERO_SNR, Recipe(prediction, loss))
+    value = objective(
+        Scalar(0.3), seeded(3, 1, 2, 2), seeded(3, 1, 2, 2), t, None, ZERO_SNR, ScheduleRecipe(prediction, loss)
+    )
     assert value.isfinite()
 
 
@@ -93,7 +96,7 @@ def test_the_first_loss_of_the_network_is_that_of_predicting_0():
     x0, eps, t = seeded(64, 1, 8, 8), seeded(64, 1, 8, 8, seed=1), torch.arange(64) * 15
     conditions = torch.zeros(64, 2, dtype=torch.long)
     for seed in (0, 1):
-        value = objective(unet(seed), x0, eps, t, conditions, SD, Recipe("eps"))
+        value = objective(unet(seed), x0, eps, t, conditions, SD, ScheduleRecipe("eps"))
         torch.testing.assert_close(value, eps.square().mean())
         assert value.item() == pytest.approx(1, abs=4 * math.sqrt(2 / eps.numel()))
 
@@ -102,7 +105,7 @@ def test_the_first_loss_of_the_network_is_that_of_predicting_0():
 def test_offset_noise_is_shared_by_the_pixels_of_a_channel(strength, tmp_path):
     net, n, pixels = Scalar(), 2000, 64
     blank = lambda n, g: (torch.zeros(n, 2, 8, 8), torch.zeros(n, 2))  # noqa: E731
-    fit(net, blank, SD, Recipe("eps", images=n, batch=n, offset_noise=strength), tmp_path)
+    fit(net, blank, SD, ScheduleRecipe("eps", images=n, batch=n, offset_noise=strength), tmp_path)
     x, step, _ = net.seen[0]
     eps = x.double() / (1 - SD.alpha_bar[step]).sqrt().view(-1, 1, 1, 1)
     means = eps.mean((2, 3))
@@ -126,7 +129,7 @@ def test_weights_average_and_history_are_the_recursion_by_hand(tmp_path):
     def sine(n, g):
         return torch.full((n, 1, 2, 2), next(pictures)), torch.zeros(n, 2)
 
-    recipe = Recipe("x0", images=480, batch=4, lr=0.1, warmup=40, ema_halflife=50)
+    recipe = ScheduleRecipe("x0", images=480, batch=4, lr=0.1, warmup=40, ema_halflife=50)
     net = Scalar(0.5)
     average, history = fit(net, sine, SD, recipe, tmp_path)
     w, ema, m, v, losses = 0.5, 0.5, 0.0, 0.0, []
@@ -148,7 +151,7 @@ def test_weights_average_and_history_are_the_recursion_by_hand(tmp_path):
 
 def test_the_number_of_pictures_is_rounded_up_to_whole_batches(tmp_path):
     net = Scalar()
-    _, history = fit(net, draw, SD, Recipe("v", images=9, batch=4), tmp_path)
+    _, history = fit(net, draw, SD, ScheduleRecipe("v", images=9, batch=4), tmp_path)
     assert len(net.seen) == 3
     assert history[-1][0] == 12
 
@@ -162,15 +165,17 @@ def test_each_precision_trains_after_the_other(precision, tmp_path):
             lower.append(torch.is_autocast_enabled(x.device.type))
             return super().forward(x, step, class_labels)
 
-    fit(Scalar(), draw, SD, Recipe("v", images=4, batch=4), tmp_path)
-    average, _ = fit(Watched(widths=(16,)), draw, SD, Recipe("v", images=8, batch=4, precision=precision), tmp_path)
+    fit(Scalar(), draw, SD, ScheduleRecipe("v", images=4, batch=4), tmp_path)
+    average, _ = fit(
+        Watched(widths=(16,)), draw, SD, ScheduleRecipe("v", images=8, batch=4, precision=precision), tmp_path
+    )
     assert lower == [precision == "bf16"] * 2
     assert {w.dtype for w in average.parameters()} == {torch.float32}
 
 
 def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss is nan after 4 pictures(.|\n)*lower lr"):
-        fit(Scalar(math.nan), draw, SD, Recipe("v", images=40, batch=4, lr=0.01), tmp_path)
+        fit(Scalar(math.nan), draw, SD, ScheduleRecipe("v", images=40, batch=4, lr=0.01), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +196,13 @@ def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(change, schedule, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        fit(Scalar(), lambda *_: pytest.fail("drew"), schedule, Recipe(**change), tmp_path)
+        fit(Scalar(), lambda *_: pytest.fail("drew"), schedule, ScheduleRecipe(**change), tmp_path)
 
 
 # interruptions
 
 
-RECIPE = Recipe("v", images=48, batch=4, lr=1e-2, warmup=8, ema_halflife=16, offset_noise=0.1)
+RECIPE = ScheduleRecipe("v", images=48, batch=4, lr=1e-2, warmup=8, ema_halflife=16, offset_noise=0.1)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -253,7 +258,7 @@ def test_half_a_checkpoint_is_not_taken_for_one(uninterrupted, saving_always, mo
             Path(path).write_bytes(Path(path).read_bytes()[:1000])
             raise Interrupted
 
-    monkeypatch.setattr(loop, "save_file", killed)
+    monkeypatch.setattr(checkpoint, "save_file", killed)
     with pytest.raises(Interrupted):
         fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
     assert len(list(tmp_path.rglob("*.tmp"))) == 1
@@ -290,6 +295,28 @@ def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
 def test_a_trained_network_can_be_trained_on(uninterrupted, tmp_path):
     trained, _ = fit(uninterrupted[0], draw, ZERO_SNR, RECIPE, tmp_path)
     assert not same(trained, uninterrupted[0])
+
+
+def test_a_finished_training_is_there_at_once(uninterrupted, tmp_path):
+    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
+    (path,) = tmp_path.rglob("checkpoint.safetensors")
+    assert {name.partition(".")[0] for name in load_file(path)} == {"average"}, "no optimizer, no other weights"
+    average, history = fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path)
+    assert same(average, uninterrupted[0])
+    assert history == uninterrupted[1]
+
+
+def test_a_checkpoint_that_is_not_used_is_named_with_the_reason(saving_always, monkeypatch, tmp_path, capsys):
+    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
+    fit(unet(), draw, ZERO_SNR, dataclasses.replace(RECIPE, lr=0.5), tmp_path)
+    assert re.search(r"the checkpoint \w+ is not used: recipe.lr was [\d.e-]+, is 0.5\n", capsys.readouterr().err)
+    monkeypatch.setattr(training, "VERSION", 2)
+    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
+    assert "is not used: version was 1, is 2" in capsys.readouterr().err
+    for path in tmp_path.rglob("checkpoint.safetensors"):
+        path.write_bytes(b"half of it")
+    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
+    assert capsys.readouterr().err.count("it cannot be read") == 3
 
 
 def test_clean_removes_the_checkpoints(saving_always, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zsnr
-from lab.models.training import Recipe, objective
+from lab.models.training import ScheduleRecipe, objective
 from zsnr import edm
 from zsnr.path import FLOW
 from zsnr.prediction import PREDICTIONS, X0_WEIGHTS, check_loss, loss_weight, target
@@ -161,7 +161,7 @@ def test_an_unknown_loss_is_refused_with_those_there_are(loss):
     for refuse in (
         lambda: check_loss(loss),
         lambda: loss_weight(loss, "v", one, one),
-        lambda: check_loss(loss) if not loss else Recipe("v", loss).check(ZERO_SNR),  # empty: the prediction's own
+        lambda: check_loss(loss) if not loss else ScheduleRecipe("v", loss).check(),  # empty: the prediction's
     ):
         with pytest.raises(ValueError, match=message):
             refuse()
@@ -192,9 +192,9 @@ class Scalar(nn.Module):
         return self.w.expand_as(x)
 
 
-def a_loss(recipe: Recipe, schedule, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def a_loss(recipe: ScheduleRecipe, schedule, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, its gradient, and the x0 errors."""
-    recipe.check(schedule)
+    recipe.check()
     net, x0, eps = Scalar(), normal(len(t), 1, 4, 4).float(), normal(len(t), 1, 4, 4).float()
     value = objective(net, x0, eps, t, torch.zeros(len(t), 2), schedule, recipe)
     value.backward()
@@ -211,7 +211,7 @@ def a_loss(recipe: Recipe, schedule, t: torch.Tensor) -> tuple[torch.Tensor, tor
 def test_the_objective_weighs_the_x0_error_by_the_table(loss, prediction):
     schedule = SD if prediction == "eps" else ZERO_SNR
     t = torch.tensor([100, 400, 800, 998])
-    value, _, error = a_loss(Recipe(prediction, loss), schedule, t)
+    value, _, error = a_loss(ScheduleRecipe(prediction, loss), schedule, t)
     c = schedule.sqrt_alpha_bar[t]
     weight = x0_weight(loss, c, (1 - c**2).sqrt()).view(-1, 1, 1, 1)
     torch.testing.assert_close(value.double(), (weight * error).mean(), rtol=1e-4, atol=0)
@@ -222,10 +222,10 @@ def test_the_objective_weighs_the_x0_error_by_the_table(loss, prediction):
 def test_what_the_table_calls_0_at_zero_snr_trains_nothing_there(loss, prediction):
     """The gradient of the last step alone is exactly 0, or it is not."""
     last = torch.full((8,), 999)
-    value, gradient, _ = a_loss(Recipe(prediction, loss), ZERO_SNR, last)
+    value, gradient, _ = a_loss(ScheduleRecipe(prediction, loss), ZERO_SNR, last)
     assert (gradient.item() == 0) == (TABLE[loss][1] == 0)
     assert (value.item() == 0) == (TABLE[loss][1] == 0)
-    _, before, _ = a_loss(Recipe(prediction, loss), ZERO_SNR, last - 1)
+    _, before, _ = a_loss(ScheduleRecipe(prediction, loss), ZERO_SNR, last - 1)
     assert before.item() != 0, "the step before is trained by all of them"
 
 

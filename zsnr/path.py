@@ -63,6 +63,9 @@ class Path:
     sigma_max: float = math.inf
     zero_snr: bool = False
 
+    def __repr__(self) -> str:
+        return f"<{self.name} path>"
+
     def at(self, phi: float) -> Point:
         """The path at a noise level above 0: at the image itself phi' is infinite on VE and VP.
 

@@ -3,7 +3,15 @@ r"""What a fixed-step sampler is: a table, one row for each network call, and th
     x <- a x + b v + c x' + d v' + e z      v = denoiser(x, phi);  (x', v') the state and answer of the call before;
                                             z fresh noise
 
-Coefficients are Python floats, computed before the first call. Source: derived for this project.
+Coefficients are Python floats, computed before the first call. A solver is a function of a grid's falling angles that
+yields rows, and the decorator makes it a sampler; this is Euler's method in the angle, with the rotation to the image:
+
+    @sampler()
+    def euler(angles):
+        for phi, psi in pairwise(angles):
+            yield Row(phi, 1.0, psi - phi) if psi else Row(phi, math.cos(phi), -math.sin(phi))
+
+Source: derived for this project.
 """
 
 from __future__ import annotations
@@ -11,8 +19,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -35,84 +43,100 @@ class Row(NamedTuple):
     stage: int = 0  # 0 begins a step, 1 is its second call; -1 comes before the first and calls nothing
 
 
-class Sampler:
-    """A table of rows as a function of (denoiser, noise, grid).
-
-    Args:
-        rows: (angles, **options) -> rows, for the falling angles of a grid, the last one 0.
-        stochastic: may draw fresh noise, so takes `generators`.
-    """
+class Sampler(Protocol):
+    """A function of (denoiser, noise, grid) that the decorator `sampler` made of rows."""
 
     __name__: str
+    rows: Callable[..., Iterable[Row]]
+    stochastic: bool
 
-    def __init__(self, rows: Callable[..., Iterable[Row]], stochastic: bool = False) -> None:
-        self.rows, self.stochastic = rows, stochastic
-        functools.update_wrapper(self, rows)
-        own = list(inspect.signature(rows).parameters.values())[1:]
-        common = [p for p in inspect.signature(self._run).parameters.values() if p.name != "options"]
-        if not stochastic:
-            common = [p for p in common if p.name != "generators"]
-        self.__signature__ = inspect.Signature(
-            [*common[:3], *(p.replace(kind=p.KEYWORD_ONLY) for p in own), *common[3:]], return_annotation=Tensor
-        )
-
-    def __call__(self, denoiser: Denoiser, noise: Tensor, grid: Tensor, **options: object) -> Tensor:
+    def __call__(self, denoiser: Denoiser, noise: Tensor, grid: Tensor, **options: Any) -> Tensor:
         """The (B, ...) images."""
-        if "generators" in options and not self.stochastic:
-            raise TypeError(f"{self.__name__} draws no noise, so it takes no generators")
-        return self._run(denoiser, noise, grid, **options)  # type: ignore[arg-type]
-
-    def _run(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        grid: Tensor,
-        *,
-        generators: Generators = None,
-        callback: Callback = None,
-        progress: bool = False,
-        **options: object,
-    ) -> Tensor:
-        rows = list(self.rows(check_grid(grid), **options))
-        if any(row.e for row in rows):
-            check_generators(generators, len(noise))
-        x, before, i = check_noise(noise), None, 0
-        for row in _bar(rows) if progress else rows:
-            if row.stage < 0:
-                x = torch.mul(x, row.a)
-            else:
-                v = denoiser(x, row.phi).to(x)
-                if callback is not None and row.stage == 0:
-                    callback(i, row.phi, x, v)
-                    i += 1
-                x, before = advance(row, x, v, before), (x, v)
-            if row.e:
-                x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=row.e)
-        return x
-
-
-def advance(row: Row, x: Tensor, v: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
-    """a x + b v + c x' + d v', starting from the state whose coefficient is 1, which saves an operation."""
-    _, a, b, c, d, _, _ = row
-    if a:
-        out = torch.add(x, v, alpha=b) if a == 1 else torch.mul(x, a).add_(v, alpha=b)
-        if c and before:
-            out.add_(before[0], alpha=c)
-    elif c and before:
-        out = torch.add(before[0], v, alpha=b) if c == 1 else torch.mul(before[0], c).add_(v, alpha=b)
-    else:
-        out = torch.mul(v, b)
-    if d and before:
-        out.add_(before[1], alpha=d)
-    return out
 
 
 def sampler(stochastic: bool = False) -> Callable[[Callable[..., Iterable[Row]]], Sampler]:
-    """Decorate rows: they become a sampler, and keep their docstring."""
-    return functools.partial(Sampler, stochastic=stochastic)
+    """Decorate rows: they become a sampler of the same name and documentation, see `zsnr.samplers`.
+
+    The rows are a function of (angles, **options): the falling angles of a checked grid, the last one 0. What it does
+    not take, its sampler does not take either.
+
+    Args:
+        stochastic: rows may have e above 0, so the sampler takes `generators`.
+    """
+
+    def decorate(rows: Callable[..., Iterable[Row]]) -> Sampler:
+        @functools.wraps(rows, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+        def run(
+            denoiser: Denoiser,
+            noise: Tensor,
+            grid: Tensor,
+            *,
+            callback: Callback = None,
+            progress: bool = False,
+            **options: Any,
+        ) -> Tensor:
+            generators = options.pop("generators", None) if stochastic else None
+            table = list(rows(check_grid(grid), **options))
+            return follow(table, denoiser, noise, generators, callback, progress)
+
+        vars(run).update(rows=rows, stochastic=stochastic, __signature__=_signature(run, rows, stochastic))
+        return cast("Sampler", run)
+
+    return decorate
 
 
-def _bar(rows: list[Row]) -> Iterable[Row]:
+def follow(
+    rows: Sequence[Row],
+    denoiser: Denoiser,
+    noise: Tensor,
+    generators: Generators = None,
+    callback: Callback = None,
+    progress: bool = False,
+) -> Tensor:
+    """The (B, ...) state after all rows of a table; no tensor that was passed in is changed."""
+    if any(row.e for row in rows):
+        check_generators(generators, len(noise))
+    x, before, step = check_noise(noise), None, 0
+    for row in _bar(rows) if progress else rows:
+        if row.stage < 0:
+            x = torch.mul(x, row.a)
+        else:
+            v = denoiser(x, row.phi)
+            if v.dtype != x.dtype or v.device != x.device:  # quicker than a `to` that has nothing to do
+                v = v.to(x)
+            if callback is not None and row.stage == 0:
+                callback(step, row.phi, x, v)
+                step += 1
+            x, before = advance(row, x, v, before), (x, v)
+        if row.e:
+            x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=row.e)
+    return x
+
+
+def advance(row: Row, x: Tensor, v: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
+    """a x + b v + c x' + d v' as a new tensor, (x', v') = before; a state with weight 1 saves an operation."""
+    _, a, b, c, d, _, _ = row
+    if not (c or d) or before is None:
+        return torch.add(x, v, alpha=b) if a == 1 else torch.mul(x, a).add_(v, alpha=b)
+    last_x, last_v = before
+    if a == 0:  # start from x'
+        x, a, c = last_x, c, 0.0
+    out = torch.add(x, v, alpha=b) if a == 1 else torch.mul(x, a).add_(v, alpha=b)
+    if c:
+        out.add_(last_x, alpha=c)
+    return out.add_(last_v, alpha=d) if d else out
+
+
+def _signature(run: Callable[..., Tensor], rows: Callable[..., Iterable[Row]], stochastic: bool) -> inspect.Signature:
+    """(denoiser, noise, grid, *, the rows' own options, generators where it takes them, callback, progress)."""
+    *first, callback, progress, _ = inspect.signature(run, follow_wrapped=False).parameters.values()
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(rows).parameters.values()][1:]
+    generators = callback.replace(name="generators", annotation="Generators")
+    drawn = [generators] if stochastic else []
+    return inspect.Signature([*first, *own, *drawn, callback, progress], return_annotation="Tensor")
+
+
+def _bar(rows: Sequence[Row]) -> Iterable[Row]:
     """The rows, and a bar that counts steps."""
     from tqdm import tqdm
 

@@ -31,7 +31,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from zsnr.adaptive import rk45
-from zsnr.path import ANGLE, Path
+from zsnr.path import ANGLE, Path, Point
 from zsnr.prediction import cos_sin
 from zsnr.rows import Row, sampler
 
@@ -85,8 +85,24 @@ def euler(angles: Sequence[float], path: Path = ANGLE) -> Iterator[Row]:
 
     On the ANGLE path, x_phi <- x_phi + (psi - phi) v.
     """
-    for phi, psi in pairwise(angles):
-        yield rk2_step(phi, psi, path=path)[0]
+    for p, q in pairwise(points(path, angles)):
+        yield euler_step(p, q, q.t - p.t)
+    yield rotation(angles[-2])
+
+
+def euler_step(p: Point, q: Point, h: float) -> Row:
+    """Euler's step from one point of a path to another: n x_phi + h (n' x_phi + n phi' v), divided by n at its end."""
+    return Row(p.phi, (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n)
+
+
+def rotation(phi: float) -> Row:
+    """The last step, from angle phi to the image: x <- D."""
+    return Row(phi, math.cos(phi), -math.sin(phi))
+
+
+def points(path: Path, angles: Sequence[float]) -> list[Point]:
+    """A path at all angles above 0; none where there is but the last step, a rotation whatever the path."""
+    return [path.at(phi) for phi in angles[:-1]] if len(angles) > 2 else []
 
 
 @sampler(stochastic=True)
@@ -103,16 +119,13 @@ def euler_maruyama(
     """
     if not 0 <= rate < math.inf or not 0 <= S_tmin <= S_tmax:
         raise ValueError(f"rate = {rate}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give rate >= 0 and S_tmin <= S_tmax")
-    for phi, psi in pairwise(angles):
-        c, s = cos_sin(phi)
-        if psi == 0:
-            yield Row(phi, c, -s)
-            continue
-        p, q = path.at(phi), path.at(psi)
+    for p, q in pairwise(points(path, angles)):
+        c, s = cos_sin(p.phi)
         h = q.t - p.t
-        beta = rate * p.dphi / (s * c) * -h if _within(phi, S_tmin, S_tmax) else 0.0
+        beta = rate * p.dphi / (s * c) * -h if _within(p.phi, S_tmin, S_tmax) else 0.0
         on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
-        yield Row(phi, on_x / q.n, on_v / q.n, e=p.n * math.sqrt(2 * beta) * s / q.n)
+        yield Row(p.phi, on_x / q.n, on_v / q.n, e=p.n * math.sqrt(2 * beta) * s / q.n)
+    yield rotation(angles[-2])
 
 
 @sampler()
@@ -144,8 +157,9 @@ def heun(angles: Sequence[float], path: Path = ANGLE) -> Iterator[Row]:
 
     x' = x + h dx/dt;   x <- x + h/2 (dx/dt + dx'/dt')
     """
-    for phi, psi in pairwise(angles):
-        yield from rk2_step(phi, psi, path=path)
+    for p, q in pairwise(points(path, angles)):
+        yield from rk2_rows(p, q, path)
+    yield rotation(angles[-2])
 
 
 @sampler()
@@ -158,30 +172,34 @@ def rk2(angles: Sequence[float], alpha: float = 1.0, path: Path = ANGLE) -> Iter
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
-    for phi, psi in pairwise(angles):
-        yield from rk2_step(phi, psi, alpha, path)
+    for p, q in pairwise(points(path, angles)):
+        yield from rk2_rows(p, q, path, alpha)
+    yield rotation(angles[-2])
 
 
 def rk2_step(phi: float, psi: float, alpha: float = 1.0, path: Path = ANGLE) -> list[Row]:
-    """The rows of a step of `rk2` from angle phi to psi: two; one to the image, or where t' would fall to 0 or below.
+    """The rows of a step of `rk2` from angle phi to psi, both above 0."""
+    return rk2_rows(path.at(phi), path.at(psi), path, alpha)
+
+
+def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
+    """The two rows of a step of `rk2` between two points of a path; Euler's where t' would fall to 0 or below.
 
     With dx/dt = n' x_phi + n phi' v (see `zsnr.path`) and w = 1 / (2 alpha), each divided by n where it ends,
 
         x' = x + alpha h (n' x + n phi' v)
         x <- x + h (1 - w) (n' x + n phi' v) + h w (n'_m x' + n_m phi'_m v')
     """
-    if psi == 0:
-        return [Row(phi, math.cos(phi), -math.sin(phi))]
-    p, q = path.at(phi), path.at(psi)
     h, w = q.t - p.t, 1 / (2 * alpha)
     if p.t + alpha * h <= 0:
-        return [Row(phi, (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n)]
+        return [euler_step(p, q, h)]
     m = q if alpha == 1 else path.at(path.angle(p.t + alpha * h))
-    a, b = (p.n + alpha * h * p.dn) / m.n, alpha * h * p.n * p.dphi / m.n
-    on_x = p.n + h * ((1 - w) * p.dn + w * m.dn * a)
-    on_v = h * ((1 - w) * p.n * p.dphi + w * m.dn * b)
+    first = euler_step(p, m, alpha * h)
+    on_x = p.n + h * (1 - w) * p.dn + h * w * m.dn * first.a
+    on_v = h * (1 - w) * p.n * p.dphi + h * w * m.dn * first.b
     on_v2 = h * w * m.n * m.dphi
-    return [Row(phi, a, b), Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, stage=1)]
+    # all by position: a keyword costs as much as the arithmetic
+    return [first, Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, 0.0, 1)]
 
 
 # --- stochastic churn
@@ -222,23 +240,23 @@ def churned(
 ) -> Iterator[Row]:
     """The rows of a one-step solver under EDM's Algorithm 2; see `churn`.
 
-    Algorithm 2 raises the state at the start of a step; here the end of the step before does, in the same row, and a
-    row that calls nothing raises the initial noise.
+    Algorithm 2 raises the state at the start of a step; here the last row of the step before does, and a row that calls
+    nothing raises the initial noise.
 
     Args:
-        step: (phi, psi) -> the rows of one step.
+        step: (phi, psi) -> the rows of one step, for psi above 0; the last of them draws no noise of its own.
     """
     check_churn(S_churn, S_tmin, S_tmax, S_noise)
-    gammas = [gamma(phi, len(angles) - 1, S_churn, S_tmin, S_tmax) if S_churn else 0.0 for phi in angles[:-1]] + [0.0]
-    raises = [raise_step(phi, g, S_noise) for phi, g in zip(angles, gammas, strict=True)]
-    if gammas[0]:
-        yield Row(angles[0], raises[0][0], 0.0, e=raises[0][1], stage=-1)
-    for k, (phi, psi) in enumerate(pairwise(angles)):
-        *first, last = step(raised(phi, gammas[k]), psi)
+    gammas = [gamma(phi, len(angles) - 1, S_churn, S_tmin, S_tmax) for phi in angles[:-1]]
+    (scale, fresh), *raises = [raise_step(phi, g, S_noise) for phi, g in zip(angles, gammas, strict=False)]
+    starts = [raised(phi, g) for phi, g in zip(angles, gammas, strict=False)]
+    if fresh or scale != 1:
+        yield Row(angles[0], scale, 0.0, e=fresh, stage=-1)
+    for phi, psi, (scale, fresh) in zip(starts, angles[1:], raises, strict=False):
+        *first, (middle, a, b, c, d, _, stage) = step(phi, psi)
         yield from first
-        scale, fresh = raises[k + 1]
-        a, b, c, d = (scale * weight for weight in last[1:5])
-        yield last._replace(a=a, b=b, c=c, d=d, e=fresh) if fresh or scale != 1 else last
+        yield Row(middle, scale * a, scale * b, scale * c, scale * d, fresh, stage)
+    yield rotation(starts[-1])
 
 
 @sampler(stochastic=True)

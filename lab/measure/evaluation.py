@@ -1,152 +1,197 @@
-r"""Draw and measure: the cells of the table {model} x {spacing} x {sampler} x {evaluations of the network}.
+"""Cells: {model} x {time steps} x {sampler} x {evaluations of the network} x {guidance} x {prompt} x {start}.
 
-A cell's name is spacing-sampler-evaluations, such as trailing-heun-49. All models and cells draw from the same noises,
-one seed a sample, and the classes in turn, without a caption word.
+All models and cells draw from the same noises, one seed a picture, and the classes in turn. A cell is the key of its
+rows in the store: nothing is told by a name that has to be parsed.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from tqdm import tqdm
+from torch import Generator, Tensor
 
 from lab.measure import metrics
+from lab.measure.draw import Start, conditional, draw, exact
+from lab.measure.saturation import per_picture
+from lab.measure.store import Row
 from lab.models import data
 from lab.models.network import ConditionalUNet
 from lab.models.variants import find
-from zsnr.denoisers import Denoiser, NetworkDenoiser
+from zsnr.denoisers import Denoiser
 from zsnr.grids import grid
-from zsnr.guidance import guided
-from zsnr.noise import generators, randn
+from zsnr.noise import randn
 from zsnr.samplers import SAMPLERS
-from zsnr.schedule import Schedule
 
 KEPT = 32
 """Pictures kept of a cell, for the figures."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Cell:
-    """One way to sample: time steps, solver, evaluations of the network, and the noise to start from.
+    """One way to draw.
 
-    Users of a model trained with offset noise start it from plain noise; `offset_noise` starts it from what it knows.
+    Args:
+        model: one of `lab.models.variants`, or real for real pictures.
+        spacing, sampler, nfe: time steps, solver, evaluations of the network (of one branch, where it is guided).
+        w, phi, space: guidance scale (1: none), its rescaling, and what is rescaled.
+        prompt: the word for the backdrop; none where empty.
+        start: what sampling starts from, in place of noise: offset, mean, level, image or edit.
+        strength: share of the steps that an edit takes.
+        images, loss: of a fine-tuning that saw other than all pictures, or weighed its loss otherwise.
+        exact: by the exact denoiser on the model's schedule, in place of the model.
+        part: measured on a part of the pictures: figure6, few.
     """
 
-    spacing: str
-    sampler: str
-    evaluations: int
-    offset_noise: float = 0.0
+    model: str
+    spacing: str = ""
+    sampler: str = "ddim"
+    nfe: int = 0
+    w: float = 1.0
+    phi: float = 0.0
+    space: str = "v"
+    prompt: str = ""
+    start: str = ""
+    strength: float = 1.0
+    images: int = 0
+    loss: str = ""
+    exact: bool = False
+    part: str = ""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of {', '.join(SAMPLERS)}")
-        if self.sampler == "heun" and self.evaluations % 2 == 0:
-            raise ValueError(f"Heun takes 2N - 1 evaluations, an odd number; got {self.evaluations}")
+        if self.sampler == "heun" and self.nfe % 2 == 0:
+            raise ValueError(f"Heun takes 2N - 1 evaluations, an odd number; got {self.nfe}")
 
-    @property
-    def name(self) -> str:
-        """spacing-sampler-evaluations, and -offset where the starting noise has one."""
-        return f"{self.spacing}-{self.sampler}-{self.evaluations}" + ("-offset" if self.offset_noise else "")
+    def __str__(self) -> str:
+        if self.model == "real":
+            return "real"
+        guidance = [f"w{self.w:g}", f"phi{self.phi:g}"] if self.w != 1 else []
+        changes = [self.space if self.space != "v" and self.phi else "", self.prompt, self.start, self.loss]
+        changes += [
+            f"{self.strength:g}" if self.strength != 1 else "",
+            f"{self.images} pictures" if self.images else "",
+        ]
+        parts = [self.spacing, self.sampler, str(self.nfe), *guidance, *filter(None, changes)]
+        return f"{'exact ' if self.exact else ''}{self.model}/{'-'.join(parts)}"
 
-    def grid(self, schedule: Schedule) -> Tensor:
+    def but(self, **changes: Any) -> Cell:
+        """The same, with changes."""
+        return dataclasses.replace(self, **changes)
+
+    def grid(self) -> Tensor:
         """The angles: N steps of Heun take 2N - 1 evaluations, N steps of the others N."""
-        steps = (self.evaluations + 1) // 2 if self.sampler == "heun" else self.evaluations
+        steps = (self.nfe + 1) // 2 if self.sampler == "heun" else self.nfe
         with warnings.catch_warnings():  # the table holds the flawed combination on purpose
             warnings.filterwarnings("ignore", "leading spacing")
-            return grid(schedule, steps, self.spacing)
+            return grid(find(self.model).schedule, steps, self.spacing)
 
 
-def plan(variant: str, short: int, long: int, steps: list[int]) -> list[Cell]:
-    """The cells of a variant.
+REAL = Cell("real")
+
+
+def plan(model: str, short: int, long: int, steps: list[int]) -> list[Cell]:
+    """The cells of a model in the main comparison.
 
     Args:
         short, long: evaluations of the first and of the full comparison; Heun takes one less where `long` is even.
         steps: DDIM steps of the comparison of spacings, on the zsnr model.
     """
-    kind = find(variant)
-    cells = [Cell(kind.spacing, "ddim", short)]
-    if variant in ("control", "zsnr"):
+    kind = find(model)
+    cells = [Cell(model, kind.spacing, "ddim", short)]
+    if model in ("control", "zsnr"):
         odd = long - 1 + long % 2
-        cells += [Cell(s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", odd))]
+        cells += [Cell(model, s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", odd))]
     if kind.offset_noise:
-        cells += [Cell(kind.spacing, "ddim", short, kind.offset_noise)]
-    if variant == "zsnr":
-        cells += [Cell(s, "ddim", n) for n in steps for s in ("leading", "linspace", "trailing")]
+        cells += [Cell(model, kind.spacing, "ddim", short, start="offset")]
+    if model == "zsnr":
+        cells += [Cell(model, s, "ddim", n) for n in steps for s in ("leading", "linspace", "trailing")]
     cells = list(dict.fromkeys(cells))
     for cell in cells:
-        cell.grid(kind.schedule)  # refuses too many steps before any work is done
+        cell.grid()  # refuses too many steps before any work is done
     return cells
 
 
-def draw(
+def draw_cell(
     network: ConditionalUNet,
-    variant: str,
     cell: Cell,
     n: int,
     precision: str,
     first_seed: int = 0,
-    *,
-    word: int | None = None,
-    guidance: Mapping[str, Any] | None = None,
-    start: Callable[[Tensor, range, float], Tensor] | None = None,
-    skip: int = 0,
+    start: Start | None = None,
 ) -> Tensor:
     """n pictures of one cell, (n, C, 32, 32), from the noises of seeds first_seed, first_seed + 1, ...
 
-    Runs on the GPU where there is one; precision is float32, or bf16 for autocast to bfloat16.
+    Users of a model trained with offset noise start it from plain noise; the start `offset` is from what it knows.
 
     Args:
-        word: the caption word beside the class, an index of `data.WORDS`; none where left out.
-        guidance: scale, rescale and space of `zsnr.guidance.guided`, against no condition; none where left out.
-        start: (noise, seeds, phi) -> x at the first angle, where that is not the noise itself.
-        skip: steps to leave out at the noisy end, for image-to-image starts.
+        start: what an image-to-image start is, see `lab.measure.starts`.
     """
-    kind, device = find(variant), "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).eval()
-    classes, words, channels = (network.config[k] for k in ("classes", "words", "channels"))
-    angles, pictures = cell.grid(kind.schedule)[skip:], []
-    size = 1000 if device == "cuda" else 64  # larger batches leave a CPU's cache, and are slower
-    for seeds in _batches(n, first_seed, size, f"{variant} {cell.name}"):
-        said = words if word is None else word
-        conditions = torch.tensor([[seed % classes, said] for seed in seeds], device=device)
-        denoiser: Denoiser = NetworkDenoiser(network, kind.schedule, kind.prediction, class_labels=conditions)
-        if guidance:
-            nothing = torch.tensor([[classes, words]], device=device).expand(len(seeds), 2)
-            without = NetworkDenoiser(network, kind.schedule, kind.prediction, class_labels=nothing)
-            denoiser = guided(denoiser, without, **guidance)
-        own = generators(seeds)
-        noise = randn((len(seeds), channels, data.SIZE, data.SIZE), own, device=device)
-        if cell.offset_noise:
-            noise += cell.offset_noise * randn((len(seeds), channels, 1, 1), own, device=device)
-        if start:
-            noise = start(noise, seeds, float(angles[0]))
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            pictures.append(SAMPLERS[cell.sampler](denoiser, noise, angles).float().cpu())
-    return torch.cat(pictures)
+    angles = cell.grid()
+    if cell.start == "offset":
+        start = _offset(find(cell.model).offset_noise)
+    word = data.WORDS.index(cell.prompt) if cell.prompt else None
+    return draw(
+        conditional(network, cell.model, word=word, w=cell.w, phi=cell.phi, space=cell.space),
+        SAMPLERS[cell.sampler],
+        angles[cell.nfe - round(cell.strength * cell.nfe) :] if cell.strength != 1 else angles,
+        range(first_seed, first_seed + n),
+        (network.config["channels"], data.SIZE, data.SIZE),
+        precision=precision,
+        start=start,
+        title=str(cell),
+    )
 
 
-def draw_exact(denoiser: Denoiser, variant: str, cell: Cell, n: int, shape: Sequence[int]) -> Tensor:
-    """As `draw`, from an exact denoiser on a variant's schedule, in float64."""
-    angles = cell.grid(find(variant).schedule)
-    pictures = []
-    for seeds in _batches(n, 0, 250, f"exact {cell.name}"):
-        noise = randn((len(seeds), *shape), generators(seeds)).double()
-        pictures.append(SAMPLERS[cell.sampler](denoiser, noise, angles).float())
-    return torch.cat(pictures)
+def draw_exact(denoiser: Denoiser, cell: Cell, n: int, shape: tuple[int, ...]) -> Tensor:
+    """As `draw_cell`, from an exact denoiser on the model's schedule, in float64."""
+    return draw(
+        exact(denoiser),
+        SAMPLERS[cell.sampler],
+        cell.grid(),
+        range(n),
+        shape,
+        dtype=torch.float64,
+        batch=250,
+        device="cpu",
+        title=str(cell),
+    )
 
 
-def _batches(n: int, first: int, size: int, name: str) -> Iterable[range]:
-    batches = [range(k, min(k + size, first + n)) for k in range(first, first + n, size)]
-    return tqdm(batches, name, file=sys.stderr, disable=not sys.stderr.isatty())
+def _offset(strength: float) -> Start:
+    def start(noise: Tensor, seeds: range, generators: list[Generator], phi: float) -> Tensor:
+        return noise + strength * randn((*noise.shape[:2], 1, 1), generators, device=noise.device)
+
+    return start
+
+
+def row(
+    cell: Cell,
+    x: Tensor,
+    measures: Mapping[str, Any] | None = None,
+    *,
+    replica: int = 0,
+    kept: int = KEPT,
+    classifier: metrics.Classifier | None = None,
+    **tensors: Tensor,
+) -> Row:
+    """A cell's row of the store: level and mean of all pictures, and the first pictures in half precision.
+
+    Args:
+        classifier: say of each picture how saturated it is, too, its contrast and its class.
+    """
+    single = per_picture(x, classifier) if classifier else {"level": data.level(x), "mean": x.mean((1, 2, 3))}
+    tensors = {**single, "pictures": x[:kept].half(), **tensors}
+    return Row({**columns(cell), "replica": replica}, measures or {}, tensors)
+
+
+def columns(cell: Cell) -> dict[str, Any]:
+    """A cell as columns of the store."""
+    return dataclasses.asdict(cell)
 
 
 def brightness(values: Tensor, truth: Tensor) -> dict[str, float]:
@@ -181,26 +226,3 @@ class Judge:
             "frechet": self.frechet(x),
             "inception": metrics.inception_score(self.classifier, x),
         }
-
-
-def save(folder: str | Path, measures: dict[str, Any], pictures: dict[str, Tensor], kept: int = KEPT) -> None:
-    """Write measures.json and, of each cell, all levels and image means and the first pictures, in half precision."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, x in pictures.items():
-        tensors |= {
-            f"{name}/level": data.level(x),
-            f"{name}/mean": x.mean((1, 2, 3)),
-            f"{name}/pictures": x[:kept].half(),
-        }
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "samples.safetensors")
-    (folder / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")
-
-
-def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `save` wrote: measures by cell, and tensors named cell/level, cell/mean, cell/pictures."""
-    folder = Path(folder)
-    if not (folder / "measures.json").exists():
-        raise FileNotFoundError(f"no evaluation in {folder}: `dvc repro --pull` restores or computes it")
-    return json.loads((folder / "measures.json").read_text()), load_file(folder / "samples.safetensors")

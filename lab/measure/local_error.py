@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zsnr.denoisers import Denoiser
 from zsnr.path import VE, Path
-from zsnr.rows import advance
+from zsnr.rows import follow
 from zsnr.samplers import rk2_step
 
 
@@ -29,11 +29,7 @@ def step(denoiser: Denoiser, x: Tensor, phi: float, psi: float, *, path: Path = 
     """One step of Heun's method (order 2) or Euler's (1) along a path, towards the image or, for inversion, from it."""
     if not (phi > 0 and psi > 0):
         raise ValueError(f"a step from the angle {phi:.6g} to {psi:.6g}: both ends must lie above 0, the image")
-    before = None
-    for row in rk2_step(phi, psi, path=path)[:order]:
-        v = denoiser(x, row.phi)
-        x, before = advance(row, x, v, before), (x, v)
-    return x
+    return follow(rk2_step(phi, psi, path=path)[:order], denoiser, x)
 
 
 def local_errors(

@@ -6,13 +6,7 @@ the std of a picture's own values (Lin et al. 2023, Sec. 3.4, names both and mea
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lab.measure.metrics import Classifier
@@ -42,27 +36,3 @@ def per_picture(x: Tensor, classifier: Classifier) -> dict[str, Tensor]:
         "contrast": contrast(x),
         "class": torch.cat([classifier.head(classifier(batch)).argmax(1) for batch in x.split(500)]),
     }
-
-
-def save(
-    folder: str | Path,
-    measures: dict[str, Any],
-    pictures: dict[str, Tensor],
-    classifier: Classifier,
-    kept: int | Mapping[str, int],
-    more: dict[str, Tensor] | None = None,
-) -> None:
-    """As `lab.measure.evaluation.save`, whose `load` reads it, with all that `per_picture` says, and what `more` holds.
-
-    Args:
-        kept: pictures of each cell that are kept, or how many of each by its name.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.contiguous() for key, value in (more or {}).items()}
-    for name, x in pictures.items():
-        tensors |= {f"{name}/{key}": value.contiguous() for key, value in per_picture(x, classifier).items()}
-        n = kept if isinstance(kept, int) else kept[name]
-        tensors[f"{name}/pictures"] = x[:n].half().contiguous()
-    save_file(tensors, folder / "samples.safetensors")
-    (folder / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")

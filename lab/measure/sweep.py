@@ -16,7 +16,7 @@ from zsnr import edm
 from zsnr.denoisers import Denoiser
 from zsnr.noise import randn
 from zsnr.path import EDM
-from zsnr.rows import advance
+from zsnr.rows import follow
 from zsnr.samplers import raised, rk2_step
 
 
@@ -73,10 +73,7 @@ def churn_in_place(
         if i % every == 0:
             kept.append(math.cos(phi) * x - math.sin(phi) * denoiser(x, phi))
         x = scale * x + fresh * randn(x.shape, generators, x.dtype, x.device)
-        before = None
-        for row in rows:
-            v = denoiser(x, row.phi)
-            x, before = advance(row, x, v, before), (x, v)
+        x = follow(rows, denoiser, x)
     return kept
 
 

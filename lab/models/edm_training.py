@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,27 @@ from lab.models.network import ConditionalUNet
 from lab.models.training import Draw
 from zsnr import edm
 from zsnr.finetune import loop
-from zsnr.finetune.loop import generator
+from zsnr.finetune.checkpoint import History
+from zsnr.finetune.loop import generator, seed_dropout
+from zsnr.finetune.recipe import Recipe
+
+VERSION = 1
+"""Of what is learnt: raised when a training of the same recipe gives other weights than before."""
 
 
 @dataclasses.dataclass(frozen=True)
-class EDMRecipe:
+class EDMRecipe(Recipe):
     """How to train; the defaults are EDM's design (configuration E), scaled to tens of thousands of pictures.
+
+    See `zsnr.finetune.recipe.Recipe` for the rest; here lr stays where it is after its rise.
 
     Args:
         precondition: the column of Table 1 that preconditions the network: vp, ve, iddpm or edm.
         loss: the column whose p_train and lambda are used.
         sigma_data: the data's std, for edm's columns.
         P_mean, P_std: of ln sigma, for edm's p_train.
-        images, batch: pictures seen in all, and a step.
-        lr: reached after `warmup` pictures, then constant.
-        ema_halflife: of the averaged weights, in pictures; at the start, `ema_rampup` of the pictures seen.
-        clip: norm that gradients are clipped to; 0 for none.
+        ema_rampup: at the start, the half-life of the averaged weights as a share of the pictures seen.
         augment: probability of each geometric transform; 0 for none.
-        precision: float32, or bf16 for autocast to bfloat16.
-        seed: of everything that is drawn.
     """
 
     precondition: str = "edm"
@@ -52,30 +53,25 @@ class EDMRecipe:
     sigma_data: float = 0.5
     P_mean: float = -1.2
     P_std: float = 1.2
-    images: int = 120_000
-    batch: int = 64
-    lr: float = 1e-3
     warmup: int = 6_000
-    ema_halflife: int = 5_000
     ema_rampup: float = 0.05
-    clip: float = 0.0
     augment: float = 0.0
-    precision: str = "float32"
-    seed: int = 0
+
+    ABOVE_ZERO = ("sigma_data", "P_std", *Recipe.ABOVE_ZERO, "ema_rampup")
+    SHARES = ("augment",)
 
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
         self.column(self.precondition), self.column(self.loss)
-        for name in ("sigma_data", "P_std", "images", "batch", "lr", "ema_halflife", "ema_rampup"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-        for name in ("warmup", "clip"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must not be negative")
-        if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment = {self.augment}: a probability lies in [0, 1]")
-        if self.precision not in ("float32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; choose float32 or bf16")
+        super().check()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.lr * self.ramp(step)
+
+    def decay(self, step: int) -> float:
+        """The decay of the averaged weights after so many steps."""
+        return 0.5 ** (self.batch / min(self.ema_halflife, self.ema_rampup * step * self.batch))
 
     def column(self, name: str) -> edm.Column:
         """The column of Table 1, with this recipe's parameters where it is edm's."""
@@ -129,7 +125,7 @@ def objective(
     return (weight * (d - y) ** 2).mean()
 
 
-def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) -> tuple[nn.Module, loop.History]:
+def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) -> tuple[nn.Module, History]:
     """Train a copy of the raw network F, or go on with an interrupted call's checkpoint, as `lab.models.training.fit`.
 
     Returns:
@@ -142,25 +138,12 @@ def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) 
             "untold, it would draw augmented pictures"
         )
 
-    def ema(step: int) -> float:
-        return 0.5 ** (recipe.batch / min(recipe.ema_halflife, recipe.ema_rampup * step * recipe.batch))
-
     def loss(network: nn.Module, *example: Tensor) -> Tensor:
         y, sigma, eps, conditions, labels = example
         return objective(network, y, sigma, eps, conditions, labels, recipe)
 
-    return loop.train(
-        network,
-        lambda step: _example(draw, recipe, step),
-        loss,
-        scratch,
-        json.dumps([dataclasses.asdict(recipe), Path(__file__).read_text(), Path(edm.__file__).read_text()]),
-        images=recipe.images,
-        batch=recipe.batch,
-        lr=lambda step: recipe.lr * min(1.0, (step + 1) * recipe.batch / max(recipe.warmup, 1)),
-        ema=ema,
-        clip=recipe.clip,
-    )
+    description = {"training": "EDM's", "version": VERSION, "recipe": dataclasses.asdict(recipe)}
+    return loop.train(network, lambda step: _example(draw, recipe, step), loss, recipe, scratch, description)
 
 
 @torch.no_grad()
@@ -190,5 +173,5 @@ def _example(draw: Draw, recipe: EDMRecipe, step: int) -> tuple[Tensor, ...]:
         y, labels = augment(y, g, recipe.augment)
     sigma = recipe.column(recipe.loss).p_train(recipe.batch, g)
     eps = torch.randn(y.shape, generator=g)
-    torch.manual_seed(int(torch.randint(2**31, (1,), generator=g)))  # dropout
+    seed_dropout(g)
     return y, sigma, eps, conditions, labels

@@ -1,4 +1,4 @@
-"""Configurations A to F of EDM's Table 2, at our scale, and the pictures that a preconditioned network draws.
+"""Configurations A to F of EDM's Table 2, at our scale.
 
 Each rung keeps what the one before changed:
 
@@ -18,18 +18,14 @@ Source: Karras et al. 2022, Tables 2 and 7 (CIFAR-10).
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from lab.models import data
 from lab.models.edm_training import AugmentedUNet, EDMRecipe, set_dropout
-from zsnr import edm
-from zsnr.noise import generators, randn
 
 CONFIGS = ("A", "B", "C", "D", "E", "F")
 
@@ -69,36 +65,20 @@ def configuration(
     return dataclasses.replace(recipe, **changes), network
 
 
-def draw(
-    network: edm.Preconditioned,
-    sampler: Callable[..., Tensor],
-    grid: Tensor,
-    n: int,
-    precision: str,
-    first_seed: int = 0,
-    title: str = "",
-    **options: Any,
-) -> Tensor:
-    """n pictures, (n, C, 32, 32), from the noises of seeds first_seed, first_seed + 1, ...; the classes in turn.
+def rungs(
+    recipe: EDMRecipe, seeds: Sequence[int], width: int, channels: int, classes: int
+) -> Iterator[tuple[str, int, bool, EDMRecipe, AugmentedUNet]]:
+    """(configuration, seed, always, recipe, network at the start) of every training of the ladder.
 
-    Args:
-        network: is moved to the device and left there.
-        sampler: one of the samplers, which gets `options` as well, and a generator a sample.
-        precision: float32, or bf16 for autocast to bfloat16. The GPU is used where there is one.
+    `always` is F once more, with every transform always applied, for what the augmentation leaks.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).eval()
-    config: dict[str, int] = network.network.config  # type: ignore[assignment]
-    classes, words, channels = (config[k] for k in ("classes", "words", "channels"))
-    size = 1000 if device == "cuda" else 64  # larger batches leave a CPU's cache, and are slower
-    pictures = []
-    batches = [range(k, min(k + size, first_seed + n)) for k in range(first_seed, first_seed + n, size)]
-    for seeds in tqdm(batches, title, file=sys.stderr, disable=not sys.stderr.isatty()):
-        conditions = torch.tensor([[seed % classes, words] for seed in seeds], device=device)
-        denoiser = edm.EDMDenoiser(network, class_labels=conditions)
-        own = generators(seeds)
-        noise = randn((len(seeds), channels, data.SIZE, data.SIZE), own, device=device)
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            fresh = {"generators": own} if getattr(getattr(sampler, "func", sampler), "stochastic", False) else {}
-            pictures.append(sampler(denoiser, noise, grid, **fresh, **options).float().cpu())
-    return torch.cat(pictures)
+    runs = [(name, seed, False) for seed in seeds for name in CONFIGS] + [("F", seeds[0], True)]
+    for name, seed, always in runs:
+        augment = 1.0 if always else recipe.augment
+        start = dataclasses.replace(recipe, seed=seed, augment=augment)
+        yield name, seed, always, *configuration(name, start, width, channels, classes)
+
+
+def folder(scratch: Path, name: str, seed: int, always: bool) -> Path:
+    """Where the checkpoint of a rung is."""
+    return scratch / str(seed) / (f"{name}-always" if always else name)

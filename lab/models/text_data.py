@@ -13,7 +13,7 @@ prompt are only roughly Gaussian.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,12 @@ from torch import Tensor, nn
 from lab.models.data import WORDS, Images, level, word
 from zsnr.brightness import predicted
 from zsnr.finetune import loop
+from zsnr.finetune.checkpoint import History
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import Recipe
+
+VERSION = 1
+"""Of what the VAE learns: raised when a training of the same recipe gives other weights than before."""
 
 
 def caption(name: str, backdrop: str) -> str:
@@ -66,6 +71,19 @@ def export(images: Images, folder: str | Path, n: int, seed: int = 0) -> Path:
     return folder
 
 
+@dataclasses.dataclass(frozen=True)
+class AutoencoderRecipe(Recipe):
+    """lr rises over a twentieth of the training; the average's half-life is a twentieth of it."""
+
+    def ramp(self, step: int) -> float:
+        """The share of lr that is reached at a step, from 0."""
+        return min(1.0, (step + 1) / max(1, self.steps // 20))
+
+    def decay(self, step: int) -> float:
+        """The decay of the averaged weights after so many steps."""
+        return min(0.5 ** (20 / self.steps), step / (step + 10))
+
+
 class _Coder(nn.Module):
     """(pictures, noise) -> (reconstruction from a drawn latent, KL a value): one forward, as DDP asks for."""
 
@@ -88,7 +106,7 @@ def autoencoder(
     lr: float = 5e-3,
     kl: float = 1e-5,
     seed: int = 0,
-) -> tuple[Any, loop.History]:
+) -> tuple[Any, History]:
     """A trained copy of a VAE, whose scaling_factor gives the latents of pictures unit std, and the loss on the way.
 
     Args:
@@ -97,10 +115,8 @@ def autoencoder(
         kl: weight of the prior's term.
         scratch: folder for checkpoints; an interrupted call goes on.
     """
-    for name, value in (("pictures", pictures), ("batch", batch), ("lr", lr)):
-        if not value > 0:
-            raise ValueError(f"{name} = {value}: must be above 0")
-    steps = -(-pictures // batch)
+    recipe = AutoencoderRecipe(images=pictures, batch=batch, lr=lr, seed=seed)
+    recipe.check()
     with torch.no_grad():
         shape = latents(vae, rgb(images.compose(torch.tensor([0]), torch.zeros(1)))).shape[1:]
 
@@ -113,20 +129,11 @@ def autoencoder(
         reconstruction, divergence = network(x, eps)
         return (reconstruction - x).square().mean() + kl * divergence
 
-    coder, history = loop.train(
-        _Coder(vae),
-        example,
-        loss,
-        scratch,
-        json.dumps([pictures, batch, lr, kl, seed, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]),
-        images=pictures,
-        batch=batch,
-        lr=lambda step: lr * min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps),
-        ema=lambda step: min(0.5 ** (20 / steps), step / (step + 10)),
-    )
+    description = {"training": "a VAE", "version": VERSION, "recipe": dataclasses.asdict(recipe), "kl": kl}
+    coder, history = loop.train(_Coder(vae), example, loss, recipe, scratch, description)
     trained: Any = coder.vae
     trained.requires_grad_(True)
-    x, _ = images.draw(1000, generator(seed, steps))
+    x, _ = images.draw(1000, generator(seed, recipe.steps))
     trained.register_to_config(scaling_factor=1.0)
     trained.register_to_config(scaling_factor=1 / latents(trained, rgb(x)).std().item())
     return trained, history

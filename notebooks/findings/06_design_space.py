@@ -27,7 +27,6 @@ out_dir = ""
 
 # %%
 import functools
-import json
 import math
 import tempfile
 from itertools import pairwise
@@ -45,6 +44,7 @@ import zsnr
 from lab import ROOT
 from lab.measure.laws import Counted
 from lab.measure.metrics import interval
+from lab.measure.store import Results, load
 from lab.models.sde import from_sde
 from lab.report import claims, figures
 from zsnr import edm
@@ -908,21 +908,20 @@ figures.save(fig, out, "zero_snr")
 # whose distance is within 3 % of that curve's best.
 
 # %%
-file = ROOT / results / "sweep" / "measures.json"
-sweep = json.loads(file.read_text()) if file.exists() else {}
+folder = ROOT / results / "edm/sweep"
+drawn = load(folder) if folder.exists() else Results([])
 network = {}
-for key, cell in sweep.items():
-    if key.startswith("design/"):
-        solver, path, grid, _ = key.removeprefix("design/").rsplit("-", 3)
-        point_ = cell["evaluations"], cell["frechet"], *cell.get("frechet_interval", [cell["frechet"]] * 2)
-        network.setdefault(f"{solver}-{path}-{grid}", []).append(point_)
+for row in drawn.where(study="design"):
+    curve = row["solver"], row["path"], row["steps"], row["alpha"]
+    network.setdefault(curve, []).append((row["evaluations"], row["frechet"], *row["frechet_interval"]))
 # every cell of this section has half as many pictures as the sweep's largest
-real = sweep[f"real/{max(int(k[5:]) for k in sweep if k.startswith('real/')) // 2}"] if sweep else None
+real = drawn.one(study="real", n=max(drawn.where(study="real").values("n")) // 2) if len(drawn) else None
 network = {name: np.array(sorted(points_)) for name, points_ in network.items()}
+HEUN_EDM, RK45_EDM = ("heun", "EDM", "rho7", 1.0), ("rk45", "EDM", "rho7", 1.0)
 PANELS = {
-    "VP": ("euler-VP-vp", "heun-VP-rho7", "heun-EDM-rho7"),
-    "VE": ("euler-VE-ve", "heun-VE-rho7", "heun-EDM-rho7"),
-    "DDIM": ("euler-EDM-iddpm", "heun-EDM-rho7"),
+    "VP": (("euler", "VP", "vp", 1.0), ("heun", "VP", "rho7", 1.0), HEUN_EDM),
+    "VE": (("euler", "VE", "ve", 1.0), ("heun", "VE", "rho7", 1.0), HEUN_EDM),
+    "DDIM": (("euler", "EDM", "iddpm", 1.0), HEUN_EDM),
 }
 
 
@@ -961,7 +960,8 @@ else:
     for name, curve in network.items():
         best = curve[curve[:, 1].argmin()]
         last_ = ", the curve's last" if nfe(curve)[0] == curve[-1, 0] and len(curve) > 1 else ""
-        print(f"{name:20s}{f'{best[1]:.3f} [{best[2]:.3f}, {best[3]:.3f}]':>24s}{nfe(curve)[0]:13.0f}{last_}")
+        title = "-".join([name[0] + (f"_{name[3]:g}" if name[0] == "rk2" else ""), *name[1:3]])
+        print(f"{title:20s}{f'{best[1]:.3f} [{best[2]:.3f}, {best[3]:.3f}]':>24s}{nfe(curve)[0]:13.0f}{last_}")
     low_, high_ = real["frechet_interval"]
     print(f"{'real pictures':20s}{'{:.3f} [{:.3f}, {:.3f}]'.format(real['frechet'], low_, high_):>24s}")
 
@@ -971,7 +971,7 @@ if network:
     for ax, (family, names) in zip(axes, PANELS.items(), strict=True):
         colours = (ORIGINAL, HEUN, OURS) if len(names) == 3 else (ORIGINAL, OURS)
         labels = LABELS if len(names) == 3 else (LABELS[0], LABELS[2])
-        shown = [*zip(names, labels, colours, strict=True), ("rk45-EDM-rho7", "RK45, sigma = t", OTHER)]
+        shown = [*zip(names, labels, colours, strict=True), (RK45_EDM, "RK45, sigma = t", OTHER)]
         for name, label, colour in shown:
             if name in network:
                 n, middle, lower, upper = network[name].T
@@ -1036,29 +1036,29 @@ if len(gains) == 3:
         **HERE,
     )
 for id, other in (("E-28", "rk45"), ("E-29", "euler")):
-    pair_ = [network.get(f"{name}-EDM-rho7", ()) for name in (other, "heun")]
+    pair_ = [network.get((name, "EDM", "rho7", 1.0), ()) for name in (other, "heun")]
     if all(len(curve) >= 3 for curve in pair_):
         cost = over(*map(nfe, pair_))
         print(f"evaluations of {other} over Heun's, same path: {cost[0]:.1f} [{cost[1][0]:.1f}, {cost[1][1]:.1f}]")
         what = f"network: evaluations of {other} over Heun's on sigma = t"
         check(id, what, cost[0], interval=cost[1], at_least=1.0, **HERE)
 PAIRS = (
-    ("E-10", "network: distance at alpha = 1.1 over alpha = 1", ("rk2_1.1-EDM-rho7", 35), ("heun-EDM-rho7", 35)),
-    ("E-30", "network: distance at 35 over 13 evaluations", ("heun-EDM-rho7", 35), ("heun-EDM-rho7", 13)),
+    ("E-10", "network: distance at alpha = 1.1 over alpha = 1", (("rk2", "EDM", "rho7", 1.1), 35), (HEUN_EDM, 35)),
+    ("E-30", "network: distance at 35 over 13 evaluations", (HEUN_EDM, 35), (HEUN_EDM, 13)),
 )
 for id, what, a, b in PAIRS:
     if at(*a) is not None and at(*b) is not None:
         value, pair = over(at(*a), at(*b))
         print(f"{what}: {value:.3f} [{pair[0]:.3f}, {pair[1]:.3f}]")
         check(id, what, value, interval=pair, at_most=1.0, **HERE)
-if at("heun-EDM-rho7", 35) is not None:
-    curve = network["heun-EDM-rho7"]
+if at(HEUN_EDM, 35) is not None:
+    curve = network[HEUN_EDM]
     best = curve[curve[:, 1].argmin(), 1:]
-    value, pair = over(at("heun-EDM-rho7", 35), best)
+    value, pair = over(at(HEUN_EDM, 35), best)
     check(
         "E-35", "network: distance at 35 evaluations over the curve's best", value, interval=pair, at_most=1.03, **HERE
     )
-repeats = sweep.get("repeats", {}).get("frechet")
+repeats = drawn.one(study="repeats")["frechet"] if len(drawn) else None
 if repeats:
     half = (max(repeats) - min(repeats)) / 2 / np.mean(repeats)
     degrees = len(repeats) - 1

@@ -18,13 +18,15 @@ source = "data/fashion-mnist"
 captioned = 0.1
 unconditional = 0.1
 width = 16
-batch = 32
-images = 640
 short = 128
-lr = 1e-3
-warmup = 64
-ema_halflife = 160
-precision = "float32"
+recipe = {
+    "images": 640,
+    "batch": 32,
+    "lr": 1e-3,
+    "warmup": 64,
+    "ema_halflife": 160,
+    "precision": "float32",
+}
 threads = 1
 seed = 0
 out_dir = ""
@@ -57,20 +59,11 @@ draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
 # %%
 sample, _ = draw(4096, loop.generator(seed, 10**6))
 sigma_data = round(sample.square().mean().sqrt().item(), 2)
-recipe = EDMRecipe(
-    sigma_data=sigma_data,
-    images=images,
-    batch=batch,
-    lr=lr,
-    warmup=warmup,
-    ema_halflife=ema_halflife,
-    precision=precision,
-    seed=seed,
-)
+whole = EDMRecipe(sigma_data=sigma_data, **recipe, seed=seed)
 recipes = {
-    "original": dataclasses.replace(recipe, precondition="vp", loss="vp"),
-    "edm": recipe,
-    "short": dataclasses.replace(recipe, images=short, seed=seed + 1),
+    "original": dataclasses.replace(whole, precondition="vp", loss="vp"),
+    "edm": whole,
+    "short": dataclasses.replace(whole, images=short, seed=seed + 1),
 }
 print(f"sigma_data = {sigma_data}")
 
@@ -84,7 +77,7 @@ for name, r in recipes.items():
     set_dropout(start, 0.13)  # Table 7
     if name == "original":
         print(f"{sum(p.numel() for p in start.parameters()) / 1e6:.2f} million parameters")
-    trained, histories[name] = fit(start, draw, r, scratch)
+    trained, histories[name] = fit(start, draw, r, scratch / name)
     card = {
         "precondition": r.precondition,
         "loss": r.loss,

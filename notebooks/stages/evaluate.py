@@ -12,10 +12,24 @@
 # Every model draws from the same noises, in the cells of the table {spacing} x {sampler} x {evaluations of the network} that
 # concern it, and every cell is measured: distribution of the backdrop's level and of the image mean against the data's,
 # Fréchet distance, Inception score.
+#
+# `replica` 0 are the models of stages `train` and `finetune`, with real pictures and the exact denoiser beside them; 1 and above are the
+# fine-tunings of stage `replicate`, found in its `scratch/` folder, or trained again where there is none.
 
 # %% tags=["parameters"]
+replica = 0
 results = "results/smoke"
 source = "data/fashion-mnist"
+captioned = 0.1
+unconditional = 0.1
+recipe = {
+    "images": 1280,
+    "batch": 32,
+    "lr": 1e-3,
+    "warmup": 128,
+    "ema_halflife": 160,
+    "precision": "float32",
+}
 samples = 64
 real = 512
 short = 5
@@ -27,48 +41,56 @@ threads = 1
 out_dir = ""
 
 # %%
-import tempfile
-from pathlib import Path
+from functools import partial
 
 import torch
 
 import lab
 from lab import ROOT
-from lab.measure import evaluation, metrics
-from lab.models import backdrop, data, network
-from lab.models.variants import VARIANTS
-from zsnr.finetune import loop
+from lab.measure import evaluation, metrics, store
+from lab.models import backdrop, data, network, plans
+from lab.models.training import ScheduleRecipe
+from zsnr.finetune.loop import generator
 
 lab.threads(threads)
-out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
+out, _ = lab.folders(out_dir)
 folder = ROOT / results
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
-reference, _ = train.draw(real, loop.generator(2, 0))
+reference, _ = train.draw(real, generator(2, 0))
 judge = evaluation.Judge(metrics.Classifier.load(folder / "classifier/classifier.safetensors"), reference)
+base, _ = network.load(folder / "zsnr/train/weights.safetensors")
+rows = []
 
-# %% [markdown]
-# The same number of real pictures, which the network never saw, says what a perfect model would get.
 
-# %%
-pictures = {"real": test.draw(samples, loop.generator(2, 1))[0]}
-measures = {"real": judge(pictures["real"])}
+def measure(cell, x, kept=evaluation.KEPT):
+    """A cell's row, measured."""
+    rows.append(evaluation.row(cell, x, judge(x), replica=replica, kept=kept))
+    print(f"{cell!s:40s} level std / data's {rows[-1]['level']['std_ratio']:.2f}", flush=True)
+
 
 # %% [markdown]
 # ## The trained models
-#
-# The fine-tunings of seed 3; those of other seeds are trained and measured by the `replicate` stage.
 
 # %%
-for variant in VARIANTS:
-    path = "train" if variant == "base" else f"finetune/{variant}"
-    model, card = network.load(folder / path / "weights.safetensors")
-    if card["variant"] != variant:
-        raise ValueError(f"{path} holds the weights of {card['variant']}, not of {variant}: train it again")
-    for cell in evaluation.plan(variant, short, long, steps):
-        name = f"{variant}/{cell.name}"
-        pictures[name] = evaluation.draw(model, variant, cell, samples, precision)
-        measures[name] = judge(pictures[name])
-        print(f"{name:32s} level std / data's {measures[name]['level']['std_ratio']:.2f}", flush=True)
+models = {"base": base} if replica == 0 else {}
+if replica == 0:
+    for name in ("control", "offset", "zsnr"):
+        models[name], card = network.load(folder / "zsnr/finetune" / name / "weights.safetensors")
+        if card["variant"] != name:
+            raise ValueError(f"finetune/{name} holds the weights of {card['variant']}: train it again")
+    # as many real pictures, which no network saw, say what a perfect model would get
+    measure(evaluation.REAL, test.draw(samples, generator(2, 1))[0])
+else:
+    draw = partial(train.draw, captioned=captioned, unconditional=unconditional)
+    plan = plans.replicas(ScheduleRecipe(**recipe), replica)
+    scratch = lab.scratch(f"{results}/zsnr/replicate/{replica}")
+    models = {name: plans.train(base, draw, plan, name, scratch)[0] for name in plan}
+
+# %%
+for name, model in models.items():
+    for cell in evaluation.plan(name, short, long, steps):
+        x = evaluation.draw_cell(model, cell, samples, precision, first_seed=replica * samples)
+        measure(cell, x, kept=0 if replica else evaluation.KEPT)
 
 # %% [markdown]
 # ## The exact denoiser
@@ -77,17 +99,14 @@ for variant in VARIANTS:
 # last row of each schedule is the limit of many steps, where only the leak is left.
 
 # %%
-keep = torch.randperm(len(train), generator=loop.generator(2, 2))[:exact]
+keep = torch.randperm(len(train), generator=generator(2, 2))[:exact]
 keep = keep[~train.mask[keep].flatten(1).all(1)]
-if len(keep):
+if len(keep) and replica == 0:
     ideal = backdrop.UniformBackdrop(train.compose(keep, torch.zeros(len(keep))), train.mask[keep])
-    for variant in ("control", "zsnr"):
-        limit = evaluation.Cell("trailing", "heun", 8 * short - 1)
-        for cell in [*evaluation.plan(variant, short, long, []), limit]:
-            name = f"exact-{variant}/{cell.name}"
-            pictures[name] = evaluation.draw_exact(ideal, variant, cell, samples, reference.shape[1:])
-            measures[name] = judge(pictures[name])
-            print(f"{name:32s} level std / data's {measures[name]['level']['std_ratio']:.2f}", flush=True)
+    for name in ("control", "zsnr"):
+        limit = evaluation.Cell(name, "trailing", "heun", 8 * short - 1)
+        for cell in [*evaluation.plan(name, short, long, []), limit]:
+            measure(cell.but(exact=True), evaluation.draw_exact(ideal, cell, samples, reference.shape[1:]))
 
 # %%
-evaluation.save(out, {**measures, "environment": lab.environment()}, pictures)
+store.save(out, rows, lab.environment())

@@ -23,16 +23,18 @@
 
 # %% tags=["parameters"]
 variant = "zsnr"
-base = "results/smoke/train/weights.safetensors"
+results = "results/smoke"
 source = "data/fashion-mnist"
 captioned = 0.1
 unconditional = 0.1
-batch = 32
-images = 1280
-lr = 1e-3
-warmup = 128
-ema_halflife = 160
-precision = "float32"
+recipe = {
+    "images": 1280,
+    "batch": 32,
+    "lr": 1e-3,
+    "warmup": 128,
+    "ema_halflife": 160,
+    "precision": "float32",
+}
 threads = 1
 seed = 3
 out_dir = ""
@@ -52,23 +54,13 @@ from zsnr.finetune import loop
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
 kind = find(variant)
-recipe = training.Recipe(
-    prediction=kind.prediction,
-    offset_noise=kind.offset_noise,
-    images=images,
-    batch=batch,
-    lr=lr,
-    warmup=warmup,
-    ema_halflife=ema_halflife,
-    precision=precision,
-    seed=seed,
-)
+r = training.ScheduleRecipe(kind.prediction, offset_noise=kind.offset_noise, **recipe, seed=seed)
 pictures = data.load(ROOT / source)
-start, _ = network.load(ROOT / base)
+start, _ = network.load(ROOT / results / "zsnr/train/weights.safetensors")
 
 # %%
 draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
-trained, history = training.fit(start, draw, kind.schedule, recipe, scratch)
+trained, history = training.fit(start, draw, kind.schedule, r, scratch)
 
 # %%
 fig, ax = plt.subplots(figsize=(5, 3))
@@ -79,7 +71,7 @@ print(f"{variant}: loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 network.save(
-    out / "weights.safetensors", trained, variant=variant, prediction=kind.prediction, images=images, seed=seed
+    out / "weights.safetensors", trained, variant=variant, prediction=kind.prediction, images=r.images, seed=seed
 )
 (out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
 loop.clean(scratch)

@@ -7,11 +7,10 @@
 # ---
 
 # %% [markdown]
-# # Guidance, prompts and starts: what the zero-SNR studies ask of the trained models
+# # Guidance, prompts and starts: what the zero-SNR findings ask of the trained models
 #
-# Every picture that notebooks 9, 11, 12 and 14 need beyond the `evaluate` stage is drawn here, from the models of seed 3, and measured; cells
-# that two of them need are drawn once. A cell's name is `model/spacing-sampler-evaluations` and then what differs from plain sampling: `w7.5`,
-# `phi0.7`, the space of the rescaling where it is not $v$, the caption word, the start.
+# Every picture that findings 9, 11, 12 and 14 need beyond the `evaluate` stage is drawn here, from the models of seed 3, and measured; cells
+# that two of them need are drawn once.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -42,59 +41,52 @@ import torch
 
 import lab
 from lab import ROOT
-from lab.measure import evaluation, metrics, saturation, sweep
+from lab.measure import evaluation, metrics, saturation, store, sweep
+from lab.measure.evaluation import REAL, Cell
+from lab.measure.starts import picture_of, start_at
 from lab.models import data, network
 from lab.models.variants import VARIANTS
-from zsnr.finetune import loop
-from zsnr.prediction import cos_sin
+from zsnr.finetune.loop import generator
 
 lab.threads(threads)
 out, _ = lab.folders(out_dir)
 folder = ROOT / results
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
-reference, _ = train.draw(real, loop.generator(2, 0))
+reference, _ = train.draw(real, generator(2, 0))
 judge = evaluation.Judge(metrics.Classifier.load(folder / "classifier/classifier.safetensors"), reference)
+inception = partial(metrics.inception_score, judge.classifier)
 models = {
-    name: network.load(folder / ("train" if name == "base" else f"finetune/{name}") / "weights.safetensors")[0]
+    name: network.load(folder / "zsnr" / ("train" if name == "base" else f"finetune/{name}") / "weights.safetensors")[0]
     for name in VARIANTS
 }
-pictures, measures = {}, {}
+pictures, measures = {}, {}  # by cell
 
 
-def draw(name, spacing, evaluations, n, scale=1.0, rescale=0.0, space="v", word=None):
-    """The name of a cell, drawn or, where more of it is there already, shared."""
-    parts = [f"{name}/{spacing}-ddim-{evaluations}"]
-    if scale != 1:
-        parts += [f"w{scale:g}", f"phi{rescale:g}", *([space] if space != "v" and rescale else [])]
-    parts += [] if word is None else [data.WORDS[word]]
-    key = "-".join(parts)
-    if len(pictures.get(key, ())) < n:
-        guidance = {"scale": scale, "rescale": rescale, "space": space} if scale != 1 else None
-        cell = evaluation.Cell(spacing, "ddim", evaluations)
-        pictures[key] = evaluation.draw(models[name], name, cell, n, precision, word=word, guidance=guidance)
-        x = pictures[key]
+def draw(cell, n):
+    """Draw a cell, or take it where as many pictures of it are there already."""
+    if len(pictures.get(cell, ())) < n:
+        x = pictures[cell] = evaluation.draw_cell(models[cell.model], cell, n, precision)
         print(
-            f"{key:46s} level {data.level(x).mean():+.2f}, saturated {saturation.saturated(x).mean():.3f}", flush=True
+            f"{cell!s:46s} level {data.level(x).mean():+.2f}, saturated {saturation.saturated(x).mean():.3f}",
+            flush=True,
         )
-    return key
+    return cell
 
 
-def measure(key):
+def measure(cell):
     """Everything about a cell, with intervals of its Frechet distance and Inception score."""
-    x = pictures[key]
-    measures[key] = {**judge(x), "n": len(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
-    inception = partial(metrics.inception_score, judge.classifier)
-    measures[key]["inception_interval"] = sweep.jackknife(inception, x)
+    x = pictures[cell]
+    measures[cell] = {**judge(x), "n": len(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
+    measures[cell]["inception_interval"] = sweep.jackknife(inception, x)
 
 
 # %% [markdown]
 # ## Table 3 under guidance: all fixes, and those left out that need no training
 
 # %%
-pictures["real"] = test.draw(samples, loop.generator(2, 1))[0]
-pictures["real/few"] = pictures["real"][:figure_samples]
-for key in ("real", "real/few"):
-    measure(key)
+FEW = REAL.but(part="few")
+pictures[REAL] = test.draw(samples, generator(2, 1))[0]
+pictures[FEW] = pictures[REAL][:figure_samples]
 TABLE = (
     ("base", "leading", 0.0),
     ("control", "leading", 0.0),
@@ -102,24 +94,26 @@ TABLE = (
     ("zsnr", "leading", 0.7),
     ("zsnr", "trailing", 0.0),
 )
-table = [draw(name, spacing, short, samples, 7.5, rescale) for name, spacing, rescale in TABLE]
-for key in table:
-    measure(key)
+table = [draw(Cell(name, spacing, nfe=short, w=7.5, phi=phi), samples) for name, spacing, phi in TABLE]
+for cell in (REAL, FEW, *table):
+    measure(cell)
 
 # %% [markdown]
 # ## Figure 6: scale and strength
 
 # %%
-cells = [draw("zsnr", "trailing", short, figure_samples)]
-for scale in scales:
-    cells += [draw("zsnr", "trailing", short, figure_samples, scale, rescale) for rescale in strengths]
+plain = Cell("zsnr", "trailing", nfe=short)
+cells = [draw(plain, figure_samples)]
+cells += [draw(plain.but(w=w, phi=phi), figure_samples) for w in scales for phi in strengths]
 for space in ("x0", "eps"):
-    cells += [
-        draw("zsnr", "trailing", short, figure_samples, 7.5, rescale, space) for rescale in space_strengths if rescale
-    ]
-figure6 = {key: pictures[key][:figure_samples] for key in cells}
-for key, x in figure6.items():
-    measures[f"figure6/{key}"] = {**judge(x), "n": len(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
+    cells += [draw(plain.but(w=7.5, phi=phi, space=space), figure_samples) for phi in space_strengths if phi]
+for cell in cells:
+    x = pictures[cell][:figure_samples]
+    measures[cell.but(part="figure6")] = {
+        **judge(x),
+        "n": len(x),
+        "frechet_interval": sweep.jackknife(judge.frechet, x),
+    }
 
 # %% [markdown]
 # ## Prompts: a class and a word for its backdrop
@@ -128,19 +122,20 @@ for key, x in figure6.items():
 
 # %%
 n = prompt_samples
-prompts = []  # the cells of Figure 3
+figure3 = []
 for name, kind in VARIANTS.items():
     for spacing in ("leading", "linspace", "trailing"):
-        for word in range(len(data.WORDS)):
-            extreme = data.WORDS[word] in ("black", "white")
+        for word in data.WORDS:
+            extreme = word in ("black", "white")
             if not extreme and spacing != kind.spacing:
                 continue
-            answers = [draw(name, spacing, short, n, word=word), draw(name, spacing, short, n, 7.5, 0.7, word=word)]
+            cell = Cell(name, spacing, nfe=short, prompt=word)
+            drawn = [draw(cell, n), draw(cell.but(w=7.5, phi=0.7), n)]
             if extreme:
-                answers.append(draw(name, spacing, short, n, 7.5, 0.0, word=word))
-                draw(name, spacing, prompt_short, n, 7.5, 0.7, word=word)
+                drawn.append(draw(cell.but(w=7.5), n))
+                draw(cell.but(w=7.5, phi=0.7, nfe=prompt_short), n)
             if extreme and name in ("base", "zsnr") and spacing == kind.spacing:
-                prompts += answers
+                figure3 += drawn
 
 # %% [markdown]
 # ## The leak, direction by direction
@@ -149,18 +144,16 @@ for name, kind in VARIANTS.items():
 
 # %%
 many = long - 1 + long % 2
-y = train.draw(real, loop.generator(2, 0))[0].flatten(1).double()
+y = train.draw(real, generator(2, 0))[0].flatten(1).double()
 mean = y.mean(0)
 _, spread, basis = torch.linalg.svd(y - mean, full_matrices=False)
-basis = basis[:directions]
 constant = torch.full_like(mean, 1 / math.sqrt(len(mean)))
-axes = torch.cat([constant[None], basis])
+axes = torch.cat([constant[None], basis[:directions]])
 projections = {}
 for name in VARIANTS:
-    cell = evaluation.Cell("trailing", "heun", many)
-    x = evaluation.draw(models[name], name, cell, leak_samples, precision)
-    pictures[f"{name}/{cell.name}"] = x
-    projections[f"{name}/{cell.name}/projections"] = (x.flatten(1).double() @ axes.T).float()
+    cell = Cell(name, "trailing", "heun", many)
+    x = pictures[cell] = evaluation.draw_cell(models[name], cell, leak_samples, precision)
+    projections[cell] = (x.flatten(1).double() @ axes.T).float()
 
 # %% [markdown]
 # ## Starts that need no fine-tuning
@@ -169,75 +162,42 @@ for name in VARIANTS:
 # mean, a plain level drawn as the data's are, or a picture of the wanted class; prompts from a plain level that suits the word; and
 # image-to-image, from a picture of *another* class, noised to part of the way.
 
-
 # %%
-def picture_of(seeds, classes):
-    """A training picture for each seed, of the class that is asked for."""
-    chosen = []
-    for seed, label in zip(seeds, classes, strict=True):
-        g = loop.generator(6, seed)
-        index = (train.label == label).nonzero()[:, 0]
-        one = index[torch.randint(len(index), (1,), generator=g)]
-        chosen.append(train.compose(one, 2 * torch.rand(1, generator=g) - 1))
-    return torch.cat(chosen)
+shape = reference.shape[1:]
 
 
-def start_at(kind, low=-1.0, high=1.0):
-    """(noise, seeds, phi) -> the noised start of that kind; levels lie between low and high."""
-
-    def start(noise, seeds, phi):
-        classes = [seed % len(train.classes) for seed in seeds]
-        if kind == "mean":
-            m = mean.float().view(1, *noise.shape[1:])
-        elif kind == "level":
-            shares = [torch.rand(1, generator=loop.generator(6, seed)).item() for seed in seeds]
-            m = (low + (high - low) * torch.tensor(shares)).view(-1, 1, 1, 1).expand(noise.shape)
-        else:
-            shift = 1 if kind == "edit" else 0
-            m = picture_of(seeds, [(k + shift) % len(train.classes) for k in classes])
-        c, s = cos_sin(phi)
-        return c * m.to(noise) + s * noise
-
-    return start
+def begin(cell, n, low=-1.0, high=1.0):
+    """Draw a cell from its start."""
+    start = start_at(cell.start, train, mean.view(shape), low, high) if cell.start else None
+    x = pictures[cell] = evaluation.draw_cell(models["base"], cell, n, precision, start=start)
+    print(f"{cell!s:46s} level {data.level(x).mean():+.2f} +- {data.level(x).std():.2f}", flush=True)
 
 
 for spacing in ("leading", "trailing"):
-    cell = evaluation.Cell(spacing, "ddim", long)
-    go = partial(evaluation.draw, models["base"], "base", cell, start_samples, precision)
-    pictures[f"base/{cell.name}"] = go()
-    for kind in ("mean", "level", "image"):
-        pictures[f"base/{cell.name}-start-{kind}"] = go(start=start_at(kind))
+    cell = Cell("base", spacing, nfe=long)
+    for kind in ("", "mean", "level", "image"):
+        begin(cell.but(start=kind), start_samples)
     for word in (0, len(data.WORDS) - 1):
         low, high = -1 + 2 * word / len(data.WORDS), -1 + 2 * (word + 1) / len(data.WORDS)
-        key = f"base/{spacing}-ddim-{short}-w7.5-phi0-{data.WORDS[word]}-start-level"
-        pictures[key] = evaluation.draw(
-            models["base"],
-            "base",
-            evaluation.Cell(spacing, "ddim", short),
-            prompt_samples,
-            precision,
-            word=word,
-            guidance={"scale": 7.5, "rescale": 0.0},
-            start=start_at("level", low, high),
-        )
+        begin(cell.but(nfe=short, w=7.5, prompt=data.WORDS[word], start="level"), prompt_samples, low, high)
     for strength in edits:
-        skip = long - round(strength * long)
-        pictures[f"base/{cell.name}-edit-{strength:g}"] = go(start=start_at("edit"), skip=skip)
-for key, x in pictures.items():
-    if (
-        "-start-" in key
-        or "-edit-" in key
-        or key in ("base/leading-ddim-" + str(long), "base/trailing-ddim-" + str(long))
-    ):
-        print(f"{key:46s} level {data.level(x).mean():+.2f} +- {data.level(x).std():.2f}")
-classes = [seed % len(train.classes) for seed in range(start_samples)]
-inputs = picture_of(range(start_samples), [(k + 1) % len(train.classes) for k in classes])
-projections["edit/input-level"] = data.level(inputs)
-measures["edits"] = {"strengths": edits, "long": long}
+        begin(cell.but(start="edit", strength=strength), start_samples)
+seeds = range(start_samples)
+inputs = picture_of(train, seeds, [(seed % len(train.classes) + 1) % len(train.classes) for seed in seeds])
+
+# %% [markdown]
+# As many pictures are kept as the findings show.
 
 # %%
-measures |= {"directions": directions, "environment": lab.environment()}
-# as many pictures as the notebooks show
-kept = dict.fromkeys(pictures, 0) | dict.fromkeys(prompts, 6) | dict.fromkeys(cells, 18 // len(scales))
-kept |= dict.fromkeys(["real", *table], 16)
-saturation.save(out, measures, pictures, judge.classifier, kept, more={**projections, "axes": axes.float()})
+kept = dict.fromkeys(pictures, 0) | dict.fromkeys(figure3, 6) | dict.fromkeys(cells, 18 // len(scales))
+kept |= dict.fromkeys([REAL, *table], 16)
+rows = []
+for cell, x in pictures.items():
+    more = {"projections": projections[cell]} if cell in projections else {}
+    rows.append(evaluation.row(cell, x, measures.pop(cell, {}), kept=kept[cell], classifier=judge.classifier, **more))
+rows += [store.Row({**evaluation.columns(cell), "replica": 0}, found) for cell, found in measures.items()]
+rows.append(
+    store.Row({"model": "data", "replica": 0}, tensors={"axes": axes.float(), "edited level": data.level(inputs)})
+)
+facts = {"directions": directions, "strengths": edits, "long": long, **lab.environment()}
+store.save(out, rows, facts)

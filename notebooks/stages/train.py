@@ -17,12 +17,14 @@ source = "data/fashion-mnist"
 captioned = 0.1
 unconditional = 0.1
 width = 16
-batch = 32
-images = 2560
-lr = 2e-3
-warmup = 256
-ema_halflife = 320
-precision = "float32"
+recipe = {
+    "images": 2560,
+    "batch": 32,
+    "lr": 2e-3,
+    "warmup": 256,
+    "ema_halflife": 320,
+    "precision": "float32",
+}
 threads = 1
 seed = 0
 out_dir = ""
@@ -42,16 +44,6 @@ from zsnr.schedule import stable_diffusion
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
-recipe = training.Recipe(
-    prediction="eps",
-    images=images,
-    batch=batch,
-    lr=lr,
-    warmup=warmup,
-    ema_halflife=ema_halflife,
-    precision=precision,
-    seed=seed,
-)
 pictures = data.load(ROOT / source)
 
 # %%
@@ -61,7 +53,9 @@ start = network.ConditionalUNet(
 )
 draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
 print(f"{sum(p.numel() for p in start.parameters()) / 1e6:.2f} million parameters")
-trained, history = training.fit(start, draw, stable_diffusion(), recipe, scratch)
+trained, history = training.fit(
+    start, draw, stable_diffusion(), training.ScheduleRecipe("eps", **recipe, seed=seed), scratch
+)
 
 # %% [markdown]
 # The loss is the mean squared error of $\epsilon$ over all steps, and 1 for the zero that the network starts from.
@@ -77,6 +71,6 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 # The averaged weights are kept in half precision, with a card that says how they came about.
 
 # %%
-network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=images, seed=seed)
+network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=recipe["images"], seed=seed)
 (out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
 loop.clean(scratch)

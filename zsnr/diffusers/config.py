@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ from zsnr.schedule import Schedule, from_alpha_bar
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
 LEVELS = ("karras", "power", "uniform", "geometric")
+EPS = (
+    "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
+    "about x0, so no sampler can start there. If the model was trained on eps, keep its own schedule "
+    "(rescale_betas_zero_snr=False) and start from the true terminal marginal (zsnr.brightness.started, finding 11), "
+    "which needs no training; or fine-tune it to v-prediction (zsnr.finetune). If it was trained on v, its config is "
+    "wrong: pass prediction_type='v_prediction'"
+)
 
 
 def from_scheduler(scheduler: Any) -> Schedule:
@@ -40,6 +48,30 @@ def from_scheduler(scheduler: Any) -> Schedule:
             )
         alpha_bar[-1] = 0.0
     return from_alpha_bar(alpha_bar)
+
+
+def check_config(given: Mapping[str, Any]) -> None:
+    """Refuse a config without a discrete schedule, and one that asks for what would be done wrong here.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if given.get("beta_schedule") is None and given.get("trained_betas") is None:
+        raise ValueError(
+            f"{given.get('_class_name', 'this')} config has no beta_schedule and no trained_betas, so no discrete "
+            "schedule. An EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by "
+            "zsnr.diffusers.wrap.EDMAsV; a flow-matching model keeps its own scheduler, which starts at zero SNR"
+        )
+    if given.get("snr_shift_scale", 1.0) != 1.0:
+        raise ValueError(
+            f"snr_shift_scale = {given['snr_shift_scale']} changes the table, and is not known here: pass "
+            "snr_shift_scale=1.0 and trained_betas=zsnr.from_scheduler(theirs).betas.tolist()"
+        )
+    if str(given.get("variance_type", "")).startswith("learned"):
+        raise ValueError(
+            f"variance_type = {given['variance_type']!r}: the model gives twice its channels; wrap it, so that it "
+            "gives the first half, and pass variance_type='fixed_small'"
+        )
 
 
 def prediction_of(config: Any) -> str:
@@ -69,6 +101,18 @@ def config_schedule(config: Any) -> Schedule:
     if config.rescale_betas_zero_snr and not schedule.zero_snr:
         schedule = schedules.rescale_zero_terminal_snr(schedule)
     return schedule
+
+
+def config_prediction(config: Any, schedule: Schedule) -> str:
+    """What a config's model predicts: eps, x0 or v.
+
+    Raises:
+        ValueError: eps on a schedule with zero terminal SNR.
+    """
+    prediction = PREDICTION_TYPES[config.prediction_type]
+    if prediction == "eps" and schedule.zero_snr:
+        raise ValueError(EPS)
+    return prediction
 
 
 def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:

@@ -32,10 +32,17 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr.diffusers.config import LEVELS, PREDICTION_TYPES, config_grid, config_schedule
+from zsnr.diffusers.config import (
+    LEVELS,
+    PREDICTION_TYPES,
+    check_config,
+    config_grid,
+    config_prediction,
+    config_schedule,
+)
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
-from zsnr.prediction import check_prediction, cos_sin, to_v
+from zsnr.prediction import cos_sin, to_v
 from zsnr.rows import Row, advance
 from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
 
@@ -44,13 +51,6 @@ logger = logging.get_logger(__name__)
 SOLVERS = ("ddim", "euler", "heun", "rk2")
 BELOW = 1e-6
 """Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
-EPS = (
-    "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
-    "about x0, so no sampler can start there. If the model was trained on eps, keep its own schedule "
-    "(rescale_betas_zero_snr=False) and start from the true terminal marginal (zsnr.brightness.started, finding 11), "
-    "which needs no training; or fine-tune it to v-prediction (zsnr.finetune). If it was trained on v, its config is "
-    "wrong: pass prediction_type='v_prediction'"
-)
 
 
 @dataclass
@@ -130,17 +130,12 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(trained_betas, Tensor):
             self.register_to_config(trained_betas=trained_betas.tolist())
         self.schedule = schedule = config_schedule(self.config)
-        self.prediction = PREDICTION_TYPES[prediction_type]
-        if self.prediction == "eps" and schedule.zero_snr:
-            raise ValueError(EPS)
-        check_prediction(self.prediction, schedule)
+        self.prediction = config_prediction(self.config, schedule)
         self.alphas_cumprod = schedule.alpha_bar.float()  # for pipelines and callbacks that read it
         self.order = 2 if solver in ("heun", "rk2") else 1
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
-        self.sigmas = torch.cat(
-            [schedule.sigma.flip(0), torch.zeros(1)]
-        ).float()  # tan(phi) of each call; inf at zero SNR
+        self.sigmas = torch.cat([schedule.sigma.flip(0), torch.zeros(1)]).float()  # of each call; inf at zero SNR
         self._calls: list[Row] = []
         self._first_raise: Row | None = None
         self._begin_index: int | None = None
@@ -160,22 +155,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, str | os.PathLike):
             raise ValueError(f"{config} is a path: ZeroSNRScheduler.from_pretrained reads those")
         given = {**(config or {}), **kwargs}
-        if given.get("beta_schedule") is None and given.get("trained_betas") is None:
-            raise ValueError(
-                f"{given.get('_class_name', 'this')} config has no beta_schedule and no trained_betas, so no discrete "
-                "schedule. An EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by "
-                "zsnr.diffusers.wrap.EDMAsV; a flow-matching model keeps its own scheduler, which starts at zero SNR"
-            )
-        if given.get("snr_shift_scale", 1.0) != 1.0:
-            raise ValueError(
-                f"snr_shift_scale = {given['snr_shift_scale']} changes the table, and is not known here: pass "
-                "snr_shift_scale=1.0 and trained_betas=zsnr.from_scheduler(theirs).betas.tolist()"
-            )
-        if str(given.get("variance_type", "")).startswith("learned"):
-            raise ValueError(
-                f"variance_type = {given['variance_type']!r}: the model gives twice its channels; wrap it, so that it "
-                "gives the first half, and pass variance_type='fixed_small'"
-            )
+        check_config(given)
         betas = given.get("trained_betas")
         zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
         if zero and given.get("timestep_spacing", "trailing") == "leading" and "timestep_spacing" not in kwargs:
@@ -230,7 +210,9 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             )
         steps = [self.schedule.step_at(call.phi) for call in self._calls]
         whole = all(step == int(step) for step in steps)
-        self._published = [int(step) if whole else _float32(step if step >= 0 else step * BELOW) for step in steps]
+        self._published = [
+            int(step) if whole else float(np.float32(step if step >= 0 else step * BELOW)) for step in steps
+        ]
         self.timesteps = torch.tensor(self._published, dtype=torch.int64 if whole else torch.float32, device=device)
         tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in self._calls]
         self.sigmas = torch.tensor([*tangents, 0.0], device=device)
@@ -239,12 +221,12 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         self._restart()
 
     def _step_rows(self, phi: float, psi: float) -> list[Row]:
-        """The calls of the step from angle phi to psi."""
+        """The calls of the step from angle phi to psi, above 0."""
         if self.config.solver == "ddim":
             return [ddim_step(phi, psi)]
         alpha = self.config.alpha if self.config.solver == "rk2" else 1.0
         rows = rk2_step(phi, psi, alpha, PATHS[self.config.path])[: self.order]
-        if self.order == 2 and len(rows) == 1 and psi > 0:
+        if len(rows) < self.order:
             # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that step k starts at call
             # 2 k, where pipelines that begin in the middle look for it
             rows.append(Row(psi, 1.0, 0.0, stage=1))
@@ -372,7 +354,3 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         """v = cos(phi) eps - sin(phi) x0, the target of v-prediction."""
         c, s = self._cos_sin(sample, timesteps)
         return c * noise - s * sample
-
-
-def _float32(step: float) -> float:
-    return float(np.float32(step))

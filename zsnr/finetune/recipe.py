@@ -1,14 +1,76 @@
-"""The recipe of a fine-tuning."""
+"""Recipes of trainings: what all have in common, and that of fine-tuning Stable Diffusion."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from zsnr.finetune import lora
 
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every training has: AdamW, a learning rate that rises and falls, averaged weights.
+
+    Args:
+        images: how many training pictures are seen.
+        batch: pictures a step, over all processes.
+        lr: AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end.
+        ema_halflife: half-life, in pictures, of the average of the weights that is returned.
+        clip: norm that gradients are clipped to; 0 for none.
+        precision: float32, or bf16 for autocast to bfloat16.
+        seed: of everything that is drawn.
+    """
+
+    images: int = 120_000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 5_000
+    ema_halflife: int = 5_000
+    clip: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("images", "batch", "lr", "ema_halflife")
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("warmup", "clip", "seed")
+    SHARES: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Refuse, before any work, a recipe that cannot be trained."""
+        for name in self.ABOVE_ZERO:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+        for name in self.NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must not be negative")
+        for name in self.SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: a probability lies in [0, 1]")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; choose {' or '.join(PRECISIONS)}")
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return -(-self.images // self.batch)
+
+    def ramp(self, step: int) -> float:
+        """The share of lr that is reached at a step, from 0."""
+        return min(1.0, (step + 1) * self.batch / max(self.warmup, 1))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.lr * self.ramp(step) * (1 - step / self.steps)
+
+    def decay(self, step: int) -> float:
+        """The decay of the averaged weights after so many steps: its window grows, and so soon forgets its start."""
+        return min(0.5 ** (self.batch / self.ema_halflife), step / (step + 10))
+
 
 @dataclasses.dataclass(frozen=True)
-class FineTune:
+class FineTune(Recipe):
     """How to fine-tune. The paper: 100 million pictures, batches of 2048, lr 1e-4, EMA 0.9999 a step.
 
     Args:
@@ -48,17 +110,12 @@ class FineTune:
     flip: bool = False
     seed: int = 0
 
+    ABOVE_ZERO = (*Recipe.ABOVE_ZERO, "accumulate", "resolution")
+    NOT_NEGATIVE = (*Recipe.NOT_NEGATIVE, "lora_rank")
+    SHARES = ("unconditional",)
+
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
-        for name in ("images", "batch", "accumulate", "lr", "ema_halflife", "resolution"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-        for name in ("warmup", "clip", "lora_rank", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must not be negative")
-        if not 0 <= self.unconditional <= 1:
-            raise ValueError(f"unconditional = {self.unconditional}: a probability lies in [0, 1]")
-        if self.precision not in ("float32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; choose float32 or bf16")
+        super().check()
         if self.lora_layers not in lora.LAYERS:
             raise ValueError(f"unknown lora_layers {self.lora_layers!r}; choose {' or '.join(lora.LAYERS)}")

@@ -24,15 +24,19 @@ from zsnr.diffusers import card
 from zsnr.diffusers.config import PREDICTION_TYPES, from_scheduler
 from zsnr.finetune import captions, encode, loop, lora, pipelines
 from zsnr.finetune.captions import captioned
-from zsnr.finetune.loop import generator
+from zsnr.finetune.checkpoint import History
+from zsnr.finetune.loop import generator, seed_dropout
 from zsnr.finetune.recipe import FineTune
 from zsnr.prediction import target
 from zsnr.schedule import Schedule
 
+VERSION = 1
+"""Of what is learnt: raised when a training of the same recipe gives other weights than before."""
+
 
 def fine_tune(
     pipeline: DiffusionPipeline, folder: str | Path, recipe: FineTune, scratch: str | Path
-) -> tuple[DiffusionPipeline, loop.History]:
+) -> tuple[DiffusionPipeline, History]:
     """Fine-tune a copy of the pipeline's UNet, or go on with the checkpoint that an interrupted call left in `scratch`.
 
     Args:
@@ -67,27 +71,23 @@ def fine_tune(
             conditions = encode.conditions(frozen, prompts, sizes)
         return _objective(network, x0, eps, t, conditions, schedule, prediction, recipe.precision)
 
-    steps = -(-recipe.images // recipe.batch)
-    decay = 0.5 ** (recipe.batch / recipe.ema_halflife)
-    alphas = hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest()
-    code = [Path(file).read_text() for file in (__file__, captions.__file__, encode.__file__)]
-
-    def lr(step: int) -> float:
-        return recipe.lr * min(1.0, (step + 1) * recipe.batch / max(recipe.warmup, 1)) * (1 - step / steps)
-
+    description = {
+        "training": "fine-tuning of a pipeline",
+        "version": VERSION,
+        "recipe": _result(recipe),
+        "schedule": hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
+        "pictures": names,
+        "captions": texts,
+        "frozen parts": encode.digest(pipeline),
+    }
     with encode.quiet(pipeline), _remedies(recipe, scratch):
         average, history = loop.train(
             unet,
             lambda step: _example(len(pictures), schedule.T, recipe, step),
             loss,
+            recipe,
             scratch,
-            json.dumps([_result(recipe), alphas, names, texts, encode.digest(pipeline), code], sort_keys=True),
-            images=recipe.images,
-            batch=recipe.batch,
-            lr=lr,
-            # a window that grows with the training, so that the average soon forgets its start
-            ema=lambda step: min(decay, step / (step + 10)),
-            clip=recipe.clip,
+            description,
             accumulate=recipe.accumulate,
             save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
         )
@@ -232,7 +232,7 @@ def _example(n: int, T: int, recipe: FineTune, step: int) -> tuple[Tensor, ...]:
     t = torch.randint(T, (recipe.batch,), generator=g)
     drop = torch.rand(recipe.batch, generator=g) < recipe.unconditional
     flip = (torch.rand(recipe.batch, generator=g) < 0.5) & recipe.flip
-    torch.manual_seed(int(torch.randint(2**31, (1,), generator=g)))  # dropout, where a UNet has it
+    seed_dropout(g)
     return index, seeds, t, drop, flip
 
 
