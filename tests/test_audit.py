@@ -195,7 +195,7 @@ def test_no_false_alarm(name):
         scheduler = make(name, ZERO if name in TABLES else {})
     except TypeError:
         return  # a scheduler of tokens that needs to know how many there are
-    real = {  # read from the source, and reproduced in notebook 15
+    real = {  # read from the source, and reproduced in finding 15
         "IPNDMScheduler": {"step target"},  # divides by cos = 0 at its first step
         "PNDMScheduler": {"step target"},  # extrapolates v where it should extrapolate eps
         "EDMEulerScheduler": {"custom sigmas"},

@@ -9,7 +9,8 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 import zsnr
 from lab.measure.laws import Counted, amplification
-from zsnr.denoisers import Gaussian, Mixture
+from lab.models.mixture import Mixture
+from zsnr.denoisers import Gaussian
 from zsnr.guidance import factor, guided, rescaled, std
 from zsnr.noise import generators
 from zsnr.prediction import PREDICTIONS, to_eps, to_v, to_x0

@@ -8,8 +8,9 @@ import pytest
 import torch
 from sampling import with_generators
 
+from lab.models.mixture import Mixture
 from lab.models.sde import from_sde
-from zsnr.denoisers import Empirical, Gaussian, Mixture
+from zsnr.denoisers import Empirical, Gaussian
 from zsnr.grids import karras
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, vp
 from zsnr.samplers import churn, euler, euler_maruyama, heun, rk2, rk45

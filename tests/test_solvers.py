@@ -10,8 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from lab.measure.laws import Counted
+from lab.models.mixture import Mixture
 from zsnr import edm
-from zsnr.denoisers import Gaussian, Mixture
+from zsnr.denoisers import Gaussian
 from zsnr.grids import karras, power, uniform
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
 from zsnr.samplers import ddim, dpmpp_2m, euler, heun, rk2, rk45

@@ -8,7 +8,7 @@ The schedules of the literature are in `zsnr.schedule`, the columns of EDM's Tab
 from typing import Any
 
 from zsnr.adaptive import rk45
-from zsnr.denoisers import Empirical, Gaussian, Mixture, NetworkDenoiser
+from zsnr.denoisers import Empirical, Gaussian, NetworkDenoiser
 from zsnr.grids import geometric, grid, karras, power, timesteps, uniform
 from zsnr.guidance import guided
 from zsnr.noise import generators, randn

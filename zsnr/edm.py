@@ -154,11 +154,7 @@ COLUMNS: dict[str, Callable[..., Column]] = {"vp": _vp, "ve": _ve, "iddpm": _idd
 
 
 def column(name: str, **parameters: float) -> Column:
-    """The column of that name, with its parameters.
-
-    Raises:
-        ValueError: no such column.
-    """
+    """The column of that name, with its parameters (`_vp`, ...); ValueError with the names, if there is none."""
     if name not in COLUMNS:
         raise ValueError(f"unknown column {name!r} of EDM's Table 1; choose one of {', '.join(COLUMNS)}")
     return COLUMNS[name](**parameters)

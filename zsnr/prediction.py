@@ -52,11 +52,7 @@ def cos_sin(phi: float) -> tuple[float, float]:
 
 
 def check_prediction(prediction: str, schedule: Schedule | None = None) -> None:
-    """Refuse an unknown prediction type, and eps with a schedule that ends in zero SNR.
-
-    Raises:
-        ValueError: with the remedy.
-    """
+    """Refuse, by a ValueError with the remedy, an unknown prediction type, and eps with a schedule of zero SNR at T."""
     if prediction not in PREDICTIONS:
         raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
     if prediction == "eps" and schedule is not None and schedule.zero_snr:

@@ -132,11 +132,7 @@ class Schedule:
 
 
 def from_betas(betas: Any) -> Schedule:
-    """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
-
-    Args:
-        betas: (T,), each in [0, 1]; anything `torch.as_tensor` takes.
-    """
+    """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, with (T,) betas in [0, 1]."""
     betas = torch.as_tensor(betas, dtype=torch.float64)
     outside = betas[~((betas >= 0) & (betas <= 1))]
     if len(outside):

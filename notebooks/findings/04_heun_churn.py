@@ -46,9 +46,9 @@ from lab.measure import sweep
 from lab.measure.metrics import interval
 from lab.measure.store import load
 from lab.models import data
+from lab.models.mixture import Mixture
 from lab.report import claims, figures
 from zsnr import samplers
-from zsnr.denoisers import Mixture
 from zsnr.finetune import loop
 from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, VP

@@ -42,9 +42,9 @@ from lab.measure.local_error import frozen, local_errors, step
 from lab.measure.metrics import interval
 from lab.measure.store import load
 from lab.models import data
+from lab.models.mixture import Mixture
 from lab.report import claims, figures
 from zsnr import edm
-from zsnr.denoisers import Mixture
 from zsnr.path import EDM, VE
 from zsnr.samplers import rk45
 

@@ -45,10 +45,10 @@ from lab import ROOT
 from lab.measure.laws import Counted
 from lab.measure.metrics import interval
 from lab.measure.store import Results, load
+from lab.models.mixture import Mixture
 from lab.models.sde import from_sde
 from lab.report import claims, figures
 from zsnr import edm
-from zsnr.denoisers import Mixture
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
 from zsnr.samplers import dpmpp_2m, euler, heun, rk2, rk45
 
