@@ -358,6 +358,19 @@ def test_sampling_can_begin_at_any_step_with_or_without_an_index():
         ours.step(noise, ours.timesteps[3], noise)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_calls_are_the_samplers_rows(solver):
+    ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO, **SOLVERS[solver][0])
+    sampler, levels = functools.partial(SOLVERS[solver][1]), [20.0, 5.0, 0.5, 0.1]
+    for given, grid in (
+        ({"num_inference_steps": 7}, zsnr.grid(ours.schedule, 7).tolist()),
+        ({"sigmas": levels}, [*map(math.atan, levels), 0.0]),
+    ):
+        ours.set_timesteps(**given)
+        first = [ours._first_raise] if ours._first_raise else []
+        assert first + ours._calls == list(sampler.func.rows(grid, **sampler.keywords))
+
+
 def test_levels_of_ones_own():
     ours = ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1 | ZERO)
     ours.set_timesteps(sigmas=[math.inf, 5.0, 0.5, 0.01, 0.0])

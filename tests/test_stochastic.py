@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sampling import STOCHASTIC
 
 from zsnr import rows
 from zsnr.denoisers import Gaussian
@@ -164,17 +165,10 @@ def test_noise_is_drawn_only_where_gamma_is_above_0(grid, arguments, draws):
     assert torch.equal(used.get_state(), other.get_state())
 
 
-RUNS = {
-    "churn": functools.partial(churn, S_churn=3.0),
-    "churn, Euler": functools.partial(churn, S_churn=3.0, order=1),
-    "euler_maruyama": euler_maruyama,
-}
-every_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-
-
-@every_run
+@pytest.mark.parametrize("name", ["churn", "churn, Euler", "euler_maruyama"])
 @pytest.mark.parametrize("path", [ANGLE, FLOW], ids=["angle", "flow"])
-def test_a_sample_does_not_depend_on_its_batch(run, path):
+def test_a_sample_does_not_depend_on_its_batch(name, path):
+    run = STOCHASTIC[name]
     together = run(GAUSSIAN, NOISE, uniform(9), path=path, generators=generators(SEEDS))
     for i in range(3):
         alone = run(GAUSSIAN, NOISE[i : i + 1], uniform(9), path=path, generators=generators(SEEDS[i : i + 1]))
@@ -182,56 +176,10 @@ def test_a_sample_does_not_depend_on_its_batch(run, path):
     assert not torch.equal(together, run(GAUSSIAN, NOISE, uniform(9), path=path, generators=generators([1, 2, 3])))
 
 
-@every_run
-def test_generators_are_needed_where_there_is_noise(run):
-    with pytest.raises(ValueError, match="needs `generators`"):
-        run(lambda *_: pytest.fail("evaluated"), NOISE, uniform(3))
-    with pytest.raises(ValueError, match="2 generators for a batch of 3"):
-        run(lambda *_: pytest.fail("evaluated"), NOISE, uniform(3), generators=generators([1, 2]))
-
-
-@every_run
-def test_what_is_not_a_grid_or_no_number_is_refused_before_any_evaluation(run):
-    for angles, message in (
-        ([1.0], "two angles; got 1"),
-        ([0.5, 1.0, 0.0], "got 0.5 then 1.0 at step 0"),
-        ([80.0, 1.0, 0.0], "take their atan"),
-        ([1.0, 0.5], "append a 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(lambda *_: pytest.fail("evaluated"), NOISE, angles, generators=G)
-    with pytest.raises(ValueError, match="noise to start from holds NaN or inf"):
-        run(lambda *_: pytest.fail("evaluated"), NOISE / 0, uniform(3), generators=G)
-
-
-@every_run
-def test_nothing_that_was_passed_in_is_changed(run):
-    noise, seen = NOISE.clone(), []
-    run(
-        GAUSSIAN,
-        noise,
-        uniform(5),
-        generators=G,
-        callback=lambda i, phi, x, v: seen.append((x, x.clone(), v, v.clone())),
-    )
-    assert torch.equal(noise, NOISE)
-    assert all(torch.equal(x, x_then) and torch.equal(v, v_then) for x, x_then, v, v_then in seen)
-
-
 def test_nothing_is_changed_by_the_least_churn():
     noise = NOISE.clone()
     churn(GAUSSIAN, noise, karras(5), S_churn=1e-15, generators=generators(SEEDS))
     assert torch.equal(noise, NOISE)
-
-
-@every_run
-def test_float32_noise_stays_float32_and_progress_goes_to_stderr(run, capsys):
-    x = run(GAUSSIAN, NOISE.float(), uniform(5), generators=generators(SEEDS), progress=True)
-    assert x.dtype == torch.float32
-    assert x.isfinite().all()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "5/5" in err
 
 
 @pytest.mark.parametrize(

@@ -185,19 +185,19 @@ def rk2_step(phi: float, psi: float, alpha: float = 1.0, path: Path = ANGLE) -> 
 def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
     """The two rows of a step of `rk2` between two points of a path; Euler's where t' would fall to 0 or below.
 
-    With dx/dt = n' x_phi + n phi' v (see `zsnr.path`) and w = 1 / (2 alpha), each divided by n where it ends,
+    With dx/dt = n' x_phi + n phi' v (see `zsnr.path`), h2 = h / (2 alpha), and each divided by n where it ends,
 
         x' = x + alpha h (n' x + n phi' v)
-        x <- x + h (1 - w) (n' x + n phi' v) + h w (n'_m x' + n_m phi'_m v')
+        x <- x + (h - h2) (n' x + n phi' v) + h2 (n'_m x' + n_m phi'_m v')
     """
-    h, w = q.t - p.t, 1 / (2 * alpha)
+    h = q.t - p.t
     if p.t + alpha * h <= 0:
         return [euler_step(p, q, h)]
     m = q if alpha == 1 else path.at(path.angle(p.t + alpha * h))
-    first = euler_step(p, m, alpha * h)
-    on_x = p.n + h * (1 - w) * p.dn + h * w * m.dn * first.a
-    on_v = h * (1 - w) * p.n * p.dphi + h * w * m.dn * first.b
-    on_v2 = h * w * m.n * m.dphi
+    first, h2 = euler_step(p, m, alpha * h), h / (2 * alpha)
+    on_x = p.n + (h - h2) * p.dn + h2 * m.dn * first.a
+    on_v = (h - h2) * p.n * p.dphi + h2 * m.dn * first.b
+    on_v2 = h2 * m.n * m.dphi
     # all by position: a keyword costs as much as the arithmetic
     return [first, Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, 0.0, 1)]
 
