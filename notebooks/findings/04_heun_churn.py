@@ -126,7 +126,8 @@ def one(draw, denoiser, x, phi, psi, own, **options):
     """One step of a sampler of the library, from phi to psi."""
     reached = []
     grid = torch.tensor([phi, psi] if psi == 0 else [phi, psi, 0.0], dtype=torch.float64)
-    last = draw(denoiser, x, grid, generators=own, callback=lambda i, p, y, v: reached.append(y), **options)
+    options |= {"generators": own} if draw.stochastic else {}
+    last = draw(denoiser, x, grid, callback=lambda i, p, y, v: reached.append(y), **options)
     return last if psi == 0 else reached[1]
 
 
