@@ -1,12 +1,12 @@
 """Run the .py half of a notebook pair: typed parameters, strict names, output that is the same byte for byte.
 
-    python -m pipeline.nbrun NOTEBOOK PROFILE [SECTION...] -o OUT [-p name=value]...
+    python -m pipeline.nbrun NOTEBOOK PROFILE [SECTION...] [-o OUT] [-p name=value]...
 
     python -m pipeline.nbrun stages/finetune full -o zsnr/finetune/zsnr -p variant=zsnr
 
 runs notebooks/stages/finetune.py in the repository's root. Its parameters come from the profile `full` of params.yaml
-(`pipeline.parameters` has the rule); without sections, the one with the notebook's name is read, if there is one. Its
-results and the executed notebook go to results/full/zsnr/finetune/zsnr.
+(`pipeline.parameters` has the rule): from the section with the notebook's name, here `finetune`, and those that are
+named. Its results and the executed notebook go to results/full/zsnr/finetune/zsnr.
 
     python -m pipeline.nbrun NOTEBOOK
 
@@ -19,7 +19,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,10 @@ def command_line() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m pipeline.nbrun", description=(__doc__ or "").splitlines()[0])
     cli.add_argument("source", type=notebook_path, metavar="NOTEBOOK", help="such as stages/train, or a path")
     cli.add_argument("profile", nargs="?", metavar="PROFILE", help="of params.yaml; default: rewrite the pair")
-    cli.add_argument("sections", nargs="*", metavar="SECTION", help="of the profile; default: the notebook's own")
-    cli.add_argument("-o", "--out", type=Path, metavar="OUT", help="the folder below results/PROFILE")
+    cli.add_argument("sections", nargs="*", metavar="SECTION", help="of the profile, besides the notebook's own")
+    cli.add_argument(
+        "-o", "--out", type=Path, metavar="OUT", help="the folder below results/PROFILE; default: NOTEBOOK"
+    )
     cli.add_argument("-p", action="append", default=[], metavar="name=value", help="a value given here")
     cli.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: %(default)s")
     return cli
@@ -166,13 +168,26 @@ def filled(notebook: NotebookNode, args: argparse.Namespace) -> dict[str, Any] |
         if args.out or args.p:
             raise Refused("a committed pair is run with its defaults; name a profile to pass parameters")
         return None
-    if args.out is None:
-        raise Refused(f"-o: name the folder below results/{args.profile}")
-    results = Path("results", args.profile)
+    folders = {"out_dir": str(out_folder(args)), "results": f"results/{args.profile}"}
     tree = load(args.params)
-    own = [args.source.stem] if args.source.stem in (tree.get(args.profile) or {}) else []
-    folders = {"out_dir": str(results / args.out), "results": str(results)}
-    return fill(declared(notebook), tree, args.profile, args.sections or own, args.p, folders)
+    return fill(declared(notebook), tree, args.profile, sections(args, tree), args.p, folders)
+
+
+def sections(args: argparse.Namespace, tree: Mapping[str, Any]) -> list[str]:
+    """Those named on the command line, and the notebook's own, if there is one: `train`, `finding_02_sample_steps`."""
+    own = args.source.stem if args.source.parent.name != "findings" else f"finding_{args.source.stem}"
+    return [*args.sections, *([own] if own in (tree.get(args.profile) or {}) and own not in args.sections else [])]
+
+
+def out_folder(args: argparse.Namespace) -> Path:
+    """Where a run of a profile writes, below the root."""
+    return Path("results", args.profile, args.out or Path(args.source.parent.name, args.source.stem))
+
+
+def target_path(args: argparse.Namespace, values: Mapping[str, Any] | None) -> Path:
+    """Where the executed notebook goes: to its results, or, of a pair, beside its source."""
+    folder = args.source.parent if values is None else ROOT / values.get("out_dir", out_folder(args))
+    return folder / f"{args.source.stem}.ipynb"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,9 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Refused("not a notebook's .py half")
         notebook = jupytext.read(source)
         values = filled(notebook, args)
-        target = source.with_suffix(".ipynb")
-        if values is not None:
-            target = ROOT / values.get("out_dir", Path("results", args.profile, args.out)) / target.name
+        target = target_path(args, values)
         failed = failed_path(target)
         failed.unlink(missing_ok=True)
         check_disk()

@@ -5,8 +5,8 @@ The names are those of the notebook's `parameters` cell, which holds literals; a
 
     -p name=value        the command line
     out_dir, results     the folders of the run, made from the profile
-    PROFILE.SECTION      the sections of params.yaml that are named on the command line, or the notebook's own; what
-                         stands in groups within a section counts as if it stood in the section
+    PROFILE.SECTION      the sections of params.yaml that are the notebook's own or named on the command line; what
+                         stands in groups within a section counts as if it stood in the section itself
     PROFILE.run          what holds for the whole profile: threads, precision, batch
     data                 where the pictures are, and how many of them carry a word
 
@@ -159,16 +159,16 @@ def _places(tree: Mapping[str, Any], profile: str, sections: Sequence[str]) -> d
         if not isinstance(tree[profile].get(section), dict):
             raise Refused(f"no section {profile}.{section}{_closest(section, tree[profile])}")
     named = {f"{profile}.{name}": tree[profile].get(name) for name in (*sections, "run")} | {"data": tree.get("data")}
-    return {place: values for label, section in named.items() if section for place, values in _groups(label, section)}
+    return {place: values for label, section in named.items() if section for place, values in groups(label, section)}
 
 
-def _groups(label: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def groups(label: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A section's values, by the label of the group that they stand in."""
     if values := {key: value for key, value in section.items() if not isinstance(value, dict)}:
         yield label, values
     for key, value in section.items():
         if isinstance(value, dict):
-            yield from _groups(f"{label}.{key}", value)
+            yield from groups(f"{label}.{key}", value)
 
 
 def _nearest(name: str, places: Mapping[str, Mapping[str, Any]]) -> str:
