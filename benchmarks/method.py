@@ -19,7 +19,7 @@ import zsnr
 
 Run = Callable[[], Tensor]
 LAMBDA = torch.logspace(-6, 6, 61, base=2, dtype=torch.float64)
-SCHEDULE = zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion())
+SCHEDULE = zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion())
 STAND_INS = (4096.0, 4518.76)  # what diffusers and ComfyUI take for the infinite sigma of zero SNR
 velocity = zsnr.Gaussian(torch.zeros(61), LAMBDA)
 

@@ -103,7 +103,7 @@ def test_ddim_where_a_step_lands_is_what_its_source_says():
     grid = probe.grid(7)
     for one, t in zip(probe.run(grid), grid, strict=True):
         assert one.start == pytest.approx(t)
-        assert one.at == pytest.approx(max(t - T // 7, -1), abs=1e-3)
+        assert one.reached == pytest.approx(max(t - T // 7, -1), abs=1e-3)
 
 
 def test_leading_ddim_steps_right_but_never_visits_T():
@@ -131,7 +131,7 @@ def test_zero_snr_is_kept_or_said_to_be_ignored(name):
     "name", ["Heun", "LMS", "DEISMultistep", "DPMSolverSinglestep", "SASolver", "Euler", "KDPM2", "DDIM"]
 )
 def test_no_number_from_a_table_that_ends_in_zero(name):
-    betas = zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion()).betas.tolist()
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion()).betas.tolist()
     kind = getattr(
         diffusers, name + ("DiscreteScheduler" if name in ("Heun", "LMS", "Euler", "KDPM2") else "Scheduler")
     )
@@ -173,7 +173,7 @@ def test_churn_is_evaluated_at_the_wrong_level(name):
         D = [skip * x + out * F for x, F in zip(state, answer, strict=True)]
         final = [x + (following - hat) * (x - d) / hat for x, d in zip(state, D, strict=True)]
         noise = math.hypot(*final[1:]) / final[0]
-    assert probe.levels.sigma(one.at) == pytest.approx(noise, rel=1e-4)
+    assert probe.levels.sigma(one.reached) == pytest.approx(noise, rel=1e-4)
 
 
 def test_custom_sigmas_of_edm_euler():
@@ -195,7 +195,7 @@ def test_no_false_alarm(name):
         scheduler = make(name, ZERO if name in TABLES else {})
     except TypeError:
         return  # a scheduler of tokens that needs to know how many there are
-    real = {  # read from the source, and reproduced in notebook 15
+    real = {  # read from the source, and reproduced in finding 15
         "IPNDMScheduler": {"step target"},  # divides by cos = 0 at its first step
         "PNDMScheduler": {"step target"},  # extrapolates v where it should extrapolate eps
         "EDMEulerScheduler": {"custom sigmas"},
@@ -345,9 +345,9 @@ def expected(config, shape):
     if "beta_start" in config and config.get("timestep_type") != "continuous":
         start, end = config["beta_start"], config["beta_end"]
         schedule = {
-            "linear": lambda: zsnr.linear(T, start, end),
-            "scaled_linear": lambda: zsnr.stable_diffusion(T, start, end),
-            "squaredcos_cap_v2": zsnr.cosine,
+            "linear": lambda: zsnr.schedule.linear(T, start, end),
+            "scaled_linear": lambda: zsnr.schedule.stable_diffusion(T, start, end),
+            "squaredcos_cap_v2": zsnr.schedule.cosine,
         }[config["beta_schedule"]]()
         zero = config.get("rescale_betas_zero_snr", False)
         alpha_bar = 0.0 if zero else schedule.alpha_bar[-1].item()
@@ -390,20 +390,20 @@ def test_there_are_enough_of_them_and_each_says_where_it_is_from():
 
 def test_the_leak_is_that_of_the_law():
     report = audit(make("DDIMScheduler", SD), shape=(4, 128, 128), counts=[50])
-    alpha_bar = zsnr.stable_diffusion().alpha_bar[-1].item()
+    alpha_bar = zsnr.schedule.stable_diffusion().alpha_bar[-1].item()
     mean, ratio = brightness.predicted(alpha_bar, 0.25 * 128**2, 1.0)
     assert report.facts["terminal alpha_bar"] == pytest.approx(alpha_bar, rel=1e-5)
     assert report.facts["mean lost at T"] == pytest.approx(1 - mean, rel=1e-5)
     assert report.facts["std kept at T"] == pytest.approx(ratio, rel=1e-5)
-    assert report.facts["final sigma"] == pytest.approx(zsnr.stable_diffusion().sigma[0].item(), rel=1e-4)
+    assert report.facts["final sigma"] == pytest.approx(zsnr.schedule.stable_diffusion().sigma[0].item(), rel=1e-4)
     assert "final sigma" in found(report, "note")
     assert "final sigma" not in found(audit(make("DDIMScheduler", ZERO), counts=[50]))
 
 
 def test_a_schedule_alone():
-    assert audit(zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion())).ok
-    assert not audit(zsnr.stable_diffusion()).ok
-    assert audit(zsnr.linear(), shape=(3, 32, 32)).ok
+    assert audit(zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion())).ok
+    assert not audit(zsnr.schedule.stable_diffusion()).ok
+    assert audit(zsnr.schedule.linear(), shape=(3, 32, 32)).ok
 
 
 def test_eps_at_zero_snr_is_refused_with_the_remedy():

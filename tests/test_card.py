@@ -10,10 +10,10 @@ import zsnr
 from lab.models import data, network, training
 from zsnr import NetworkDenoiser
 from zsnr.audit import audit
-from zsnr.diffusers import card, tiny
+from zsnr.diffusers import card, denoiser, tiny
 from zsnr.diffusers.card import Card
 
-SD = zsnr.stable_diffusion()
+SD = zsnr.schedule.stable_diffusion()
 ZERO = zsnr.rescale_zero_terminal_snr(SD)
 
 
@@ -22,12 +22,13 @@ def test_what_is_written_is_read_and_the_tensors_stay(tmp_path):
     tensors = {"a": torch.randn(3, 4), "b": torch.randn(5).half()}
     save_file(tensors, path, {"format": "pt", "other": "kept"})
     assert card.read(path) is None
-    card.write(path, Card("v", ZERO, 0.5))
+    card.write(path, Card("v", ZERO, 0.5, {"seed": 3, "widths": [4, 8]}))
     got = card.read(path)
     assert (got.prediction, got.sigma_data, got.zero_snr) == ("v", 0.5, True)
+    assert got.facts == {"seed": 3, "widths": [4, 8]}
     assert torch.equal(got.schedule.sqrt_alpha_bar, ZERO.sqrt_alpha_bar)
     card.write(path, Card("x0", SD))  # in place of the first
-    assert card.read(path).prediction == "x0"
+    assert (card.read(path).prediction, card.read(path).facts) == ("x0", {})
     assert all(torch.equal(v, tensors[k]) for k, v in load_file(path).items())
     with safe_open(path, "pt") as file:
         assert file.metadata()["other"] == "kept"
@@ -66,8 +67,12 @@ def test_the_audit_of_a_saved_pipeline_reads_it(tmp_path):
     [
         ("eps", SD, "it predicts v, not eps"),
         ("v", SD, r"a schedule with zero terminal SNR, not terminal SNR 0\.0046"),
-        ("v", zsnr.cosine(max_beta=None), r"its schedule is another \(sqrt\(alpha_bar\) differs by 0\.\d+\)"),
-        ("v", zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion(500)), "trained on T = 1000 steps, not 500"),
+        ("v", zsnr.schedule.cosine(max_beta=None), r"its schedule is another \(sqrt\(alpha_bar\) differs by 0\.\d+\)"),
+        (
+            "v",
+            zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion(500)),
+            "trained on T = 1000 steps, not 500",
+        ),
     ],
 )
 def test_a_network_is_not_sampled_as_what_it_is_not(prediction, schedule, message):
@@ -77,6 +82,17 @@ def test_a_network_is_not_sampled_as_what_it_is_not(prediction, schedule, messag
     NetworkDenoiser(model, zsnr.from_alpha_bar(ZERO.alpha_bar.float()), "v")  # a float32 table is the same
     with pytest.raises(ValueError, match=message):
         NetworkDenoiser(model, schedule, prediction)
+
+
+def test_a_unet_and_its_scheduler_make_a_denoiser():
+    pipe = tiny.unconditional(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for whole in (False, True):
+        want = NetworkDenoiser(pipe.unet, ZERO, "v", whole_steps=whole)(x, 1.0)
+        torch.testing.assert_close(denoiser(pipe.unet, pipe.scheduler, whole_steps=whole)(x, 1.0), want)
+    assert denoiser(pipe.unet, pipe.scheduler, class_labels=None).conditions == {"class_labels": None}
+    with pytest.raises(ValueError, match="eps-prediction with zero terminal SNR"):
+        denoiser(pipe.unet, DDIMScheduler(rescale_betas_zero_snr=True))
 
 
 def test_sigma_data_is_checked_where_it_is_said():

@@ -25,9 +25,9 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
 FIXED = SD | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
 DDIM = FIXED | {"clip_sample": False, "set_alpha_to_one": True}
 SCHEDULES = {
-    "linear": (zsnr.linear(), {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}),
-    "cosine": (zsnr.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
-    "stable_diffusion": (zsnr.stable_diffusion(), SD),
+    "linear": (zsnr.schedule.linear(), {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}),
+    "cosine": (zsnr.schedule.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
+    "stable_diffusion": (zsnr.schedule.stable_diffusion(), SD),
 }
 NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 

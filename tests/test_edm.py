@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from zsnr import edm
 from zsnr.denoisers import Gaussian
 from zsnr.edm import COLUMNS, EDMDenoiser, Preconditioned, column, iddpm_levels
 from zsnr.grids import karras
@@ -33,7 +32,7 @@ X = normal(5, 4)
 @pytest.mark.parametrize("sigma", SIGMAS.tolist())
 def test_edms_network_is_minus_v_for_data_of_unit_std(sigma):
     """c_skip x + c_out F(c_in x) with F = -v is D = cos(phi) x_phi - sin(phi) v, whatever v is."""
-    c_skip, c_out, c_in, _ = edm.edm(sigma_data=1.0).precondition(torch.tensor(sigma, dtype=torch.float64))
+    c_skip, c_out, c_in, _ = column("edm", sigma_data=1.0).precondition(torch.tensor(sigma, dtype=torch.float64))
     phi, x = math.atan(sigma), math.hypot(1, sigma) * X  # x = x0 + sigma eps, so that x_phi = X
     torch.testing.assert_close(c_in * x, X, rtol=0, atol=1e-12)
     v = normal(5, 4)
@@ -44,7 +43,8 @@ def test_edms_network_is_minus_v_for_data_of_unit_std(sigma):
 @pytest.mark.parametrize("sigma_data", [0.5, 2.0])
 @pytest.mark.parametrize("sigma", SIGMAS[::4].tolist())
 def test_with_any_std_it_is_minus_v_of_the_data_divided_by_it(sigma, sigma_data):
-    c_skip, c_out, c_in, _ = edm.edm(sigma_data=sigma_data).precondition(torch.tensor(sigma, dtype=torch.float64))
+    level = torch.tensor(sigma, dtype=torch.float64)
+    c_skip, c_out, c_in, _ = column("edm", sigma_data=sigma_data).precondition(level)
     phi = math.atan(sigma / sigma_data)
     x = math.hypot(sigma_data, sigma) * X
     torch.testing.assert_close(c_in * x, X, rtol=0, atol=1e-12)
@@ -67,12 +67,12 @@ def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 3.0])
 def test_edms_column_has_unit_variances_and_the_least_amplification(sigma_data):
-    c_skip, c_out, c_in, c_noise = edm.edm(sigma_data=sigma_data).precondition(SIGMAS)
+    c_skip, c_out, c_in, c_noise = column("edm", sigma_data=sigma_data).precondition(SIGMAS)
     one = torch.ones_like(SIGMAS)
     torch.testing.assert_close(c_in**2 * (sigma_data**2 + SIGMAS**2), one)  # Var[c_in (y + n)]
     target = (1 - c_skip) ** 2 * sigma_data**2 + c_skip**2 * SIGMAS**2  # Var[y - c_skip (y + n)]
     torch.testing.assert_close(target / c_out**2, one)  # Var[F_target]
-    torch.testing.assert_close(edm.edm(sigma_data=sigma_data).weight(SIGMAS) * c_out**2, one)
+    torch.testing.assert_close(column("edm", sigma_data=sigma_data).weight(SIGMAS) * c_out**2, one)
     torch.testing.assert_close(c_noise, SIGMAS.log() / 4)
 
     def amplification(skip):
@@ -87,11 +87,11 @@ def test_edms_column_has_unit_variances_and_the_least_amplification(sigma_data):
 
 def test_the_initial_loss_is_1_at_every_sigma():
     """E-44, for a network that returns 0: lambda Var[c_skip (y + n) - y]; with the weights 1 / sigma^2 it is not."""
-    column = edm.edm()
-    c_skip = column.precondition(SIGMAS)[0]
+    design = column("edm")
+    c_skip = design.precondition(SIGMAS)[0]
     error = (1 - c_skip) ** 2 * 0.5**2 + c_skip**2 * SIGMAS**2
-    torch.testing.assert_close(column.weight(SIGMAS) * error, torch.ones_like(SIGMAS))
-    torch.testing.assert_close(edm.vp().weight(SIGMAS) * error, 0.25 / (SIGMAS**2 + 0.25))
+    torch.testing.assert_close(design.weight(SIGMAS) * error, torch.ones_like(SIGMAS))
+    torch.testing.assert_close(column("vp").weight(SIGMAS) * error, 0.25 / (SIGMAS**2 + 0.25))
 
 
 # the columns
@@ -154,21 +154,21 @@ def test_iddpm_levels_are_the_recursion(M):
 
 def test_noise_range_of_vp():
     """E-01."""
-    column = edm.vp()
+    design = column("vp")
     low, high = (math.tan(VP.angle(t)) for t in (1e-5, 1.0))
     assert low == pytest.approx(0.001, rel=0.01)
     assert high == pytest.approx(152, abs=0.5)
-    sigma = column.p_train(20_000, torch.Generator().manual_seed(1))
+    sigma = design.p_train(20_000, torch.Generator().manual_seed(1))
     assert low <= sigma.min() < 2.5 * low
     assert 0.99 * high < sigma.max() <= high
     ends = torch.tensor([low, high], dtype=torch.float64)
-    torch.testing.assert_close(column.precondition(ends)[3], torch.tensor([999e-5, 999.0], dtype=torch.float64))
+    torch.testing.assert_close(design.precondition(ends)[3], torch.tensor([999e-5, 999.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("beta_d", "beta_min"), [(19.9, 0.1), (4.0, 1.0)])
 def test_vps_steps(beta_d, beta_min):
     """From t = 1 to eps_s in equal steps of t, and then the image (E-04: without the original's overshoot)."""
-    angles = edm.vp(beta_d=beta_d, beta_min=beta_min).steps(18)
+    angles = column("vp", beta_d=beta_d, beta_min=beta_min).steps(18)
     assert (len(angles), angles[-1].item()) == (19, 0.0)
     for i in range(18):
         t = 1 + i / 17 * (1e-3 - 1)
@@ -181,7 +181,7 @@ def test_vps_steps(beta_d, beta_min):
 
 
 def test_ves_steps_are_geometric_in_sigma():
-    angles = edm.ve().steps(10)
+    angles = column("ve").steps(10)
     sigma = angles.tan()[:-1]
     assert (sigma[0].item(), sigma[-1].item()) == pytest.approx((100, 0.02), rel=1e-10)
     torch.testing.assert_close(sigma[1:] / sigma[:-1], torch.full((9,), (0.02 / 100) ** (1 / 9), dtype=torch.float64))
@@ -194,17 +194,17 @@ def test_iddpms_steps_are_some_of_its_levels(N):
     u = iddpm_levels()
     for j_0 in (0, 8):
         j = [math.floor(j_0 + (999 - j_0) / (N - 1) * i + 0.5) for i in range(N)]
-        torch.testing.assert_close(edm.iddpm(j_0=j_0).steps(N).tan()[:-1], u[j], rtol=1e-9, atol=0)
-    assert edm.iddpm().steps(N)[0].tan().item() == pytest.approx(80.2, abs=0.1), "why j_0 is 8"
-    limited = edm.iddpm(j_0=0, sigma_min=0.1, sigma_max=80).steps(N).tan()
+        torch.testing.assert_close(column("iddpm", j_0=j_0).steps(N).tan()[:-1], u[j], rtol=1e-9, atol=0)
+    assert column("iddpm").steps(N)[0].tan().item() == pytest.approx(80.2, abs=0.1), "why j_0 is 8"
+    limited = column("iddpm", j_0=0, sigma_min=0.1, sigma_max=80).steps(N).tan()
     assert limited.max() <= 80
     assert (limited[:-1] >= 0.1).all()
     assert limited[-1] == 0
 
 
 def test_edms_steps_are_equation_5():
-    assert torch.equal(edm.edm().steps(18), karras(18))
-    assert torch.equal(edm.edm(sigma_min=0.01, sigma_max=50.0, rho=3.0).steps(9), karras(9, 0.01, 50.0, 3.0))
+    assert torch.equal(column("edm").steps(18), karras(18))
+    assert torch.equal(column("edm", sigma_min=0.01, sigma_max=50.0, rho=3.0).steps(9), karras(9, 0.01, 50.0, 3.0))
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -220,22 +220,23 @@ def test_steps_are_grids(name):
 
 
 def test_iddpms_c_noise_is_the_nearest_levels_number_counted_from_the_data():
-    u, c_noise = iddpm_levels(), edm.iddpm().precondition(iddpm_levels()[:1000])[3]
+    u, c_noise = iddpm_levels(), column("iddpm").precondition(iddpm_levels()[:1000])[3]
     assert torch.equal(c_noise, torch.arange(999, -1, -1, dtype=torch.float64))
     between = (u[:999] * 0.6 + u[1:1000] * 0.4)[10:]
-    assert torch.equal(edm.iddpm().precondition(between)[3], torch.arange(989, 0, -1, dtype=torch.float64))
+    assert torch.equal(column("iddpm").precondition(between)[3], torch.arange(989, 0, -1, dtype=torch.float64))
 
 
 def test_ranges_of_c_noise():
     low, high = torch.tensor([0.02, 100.0], dtype=torch.float64).log() - math.log(2)
-    assert edm.ve().precondition(torch.tensor([0.02, 100.0], dtype=torch.float64))[3].tolist() == pytest.approx(
+    assert column("ve").precondition(torch.tensor([0.02, 100.0], dtype=torch.float64))[3].tolist() == pytest.approx(
         [low.item(), high.item()]
     )
-    vp = edm.vp().precondition(SIGMAS)[3]
+    vp = column("vp").precondition(SIGMAS)[3]
     assert vp.min() > 0
     assert vp.max() < 999
     assert (vp.diff() > 0).all()
-    assert edm.edm().precondition(torch.tensor([0.002, 80.0]))[3].tolist() == pytest.approx([-1.5536, 1.0955], abs=1e-4)
+    ends = column("edm").precondition(torch.tensor([0.002, 80.0]))[3]
+    assert ends.tolist() == pytest.approx([-1.5536, 1.0955], abs=1e-4)
 
 
 # what noise levels are drawn
@@ -309,7 +310,7 @@ class MinusV(nn.Module):
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
 def test_a_perfect_edm_network_is_the_exact_denoiser(sigma_data):
     raw = MinusV(sigma_data)
-    denoiser = EDMDenoiser(Preconditioned(raw, edm.edm(sigma_data=sigma_data)))
+    denoiser = EDMDenoiser(Preconditioned(raw, column("edm", sigma_data=sigma_data)))
     for sigma in (0.002, 0.1, 0.5, 1.0, 10.0, 80.0, 80 * math.sqrt(2)):
         phi = math.atan(sigma)
         # v = (cos x - D) / sin, so near the data it has the digits of D divided by sin
@@ -320,7 +321,7 @@ def test_a_perfect_edm_network_is_the_exact_denoiser(sigma_data):
 
 
 def test_preconditioned_takes_a_sigma_for_each_sample_and_any_shape():
-    network = Preconditioned(MinusV(0.5), edm.edm())
+    network = Preconditioned(MinusV(0.5), column("edm"))
     sigma = torch.tensor([0.01, 0.1, 1.0, 10.0, 80.0])
     x = torch.stack([math.hypot(1, s) * row for s, row in zip(sigma.tolist(), X, strict=True)])
     together = network(x, sigma)
@@ -348,7 +349,7 @@ def test_conditions_and_outputs_of_diffusers_kind_are_passed_on():
             assert class_labels.tolist() == [1, 2, 3, 4, 5]
             return Output()
 
-    network = Preconditioned(Network(), edm.ve())
+    network = Preconditioned(Network(), column("ve"))
     denoiser = EDMDenoiser(network, class_labels=torch.arange(1, 6))
     v = denoiser(X, 0.5)  # D = x + 3 sigma
     expected = (math.cos(0.5) * X - (X / math.cos(0.5) + 3 * math.tan(0.5))) / math.sin(0.5)
@@ -363,29 +364,28 @@ class Zero(nn.Module):
 
 def test_above_sigma_max_an_edm_network_is_refused_before_it_is_asked():
     raw = MinusV(0.5)
-    denoiser = EDMDenoiser(Preconditioned(raw, edm.edm()))
+    denoiser = EDMDenoiser(Preconditioned(raw, column("edm")))
     with pytest.raises(ValueError, match=r"sigma_max = 113\.137(.|\n)*or use a zero-SNR v-model"):
         denoiser(X, math.atan(114.0))
     with pytest.raises(ValueError, match="above what an EDM network is trained for"):
         denoiser(X, RIGHT)
     with pytest.raises(ValueError, match=r"sigma = 80(.|\n)*sigma_max = 70\.7107"):
-        heun(EDMDenoiser(Preconditioned(raw, edm.edm(sigma_max=50.0))), X, karras(5))
+        heun(EDMDenoiser(Preconditioned(raw, column("edm", sigma_max=50.0))), X, karras(5))
     assert raw.asked == []
 
 
 @pytest.mark.parametrize(
-    ("column", "sigma_max"),
-    [(edm.edm(), 80 * math.sqrt(2)), (edm.ve(), 100.0), (edm.vp(), 152.17), (edm.iddpm(), 20291.17)],
-    ids=lambda value: getattr(value, "name", ""),
+    ("name", "sigma_max"), [("edm", 80 * math.sqrt(2)), ("ve", 100.0), ("vp", 152.17), ("iddpm", 20291.17)]
 )
-def test_a_columns_networks_are_used_up_to_its_last_training_level(column, sigma_max):
+def test_a_columns_networks_are_used_up_to_its_last_training_level(name, sigma_max):
     """EDM's up to what its strongest churn raises its first level to."""
-    assert column.sigma_max == pytest.approx(sigma_max, rel=1e-4)
-    assert column.steps(18)[0].tan() <= column.sigma_max * (1 + 1e-9)
-    denoiser = EDMDenoiser(Preconditioned(Zero(), column))
-    assert denoiser(X, math.atan(column.sigma_max)).isfinite().all()
+    design = column(name)
+    assert design.sigma_max == pytest.approx(sigma_max, rel=1e-4)
+    assert design.steps(18)[0].tan() <= design.sigma_max * (1 + 1e-9)
+    denoiser = EDMDenoiser(Preconditioned(Zero(), design))
+    assert denoiser(X, math.atan(design.sigma_max)).isfinite().all()
     with pytest.raises(ValueError, match="above what"):
-        denoiser(X, math.atan(column.sigma_max * 1.001))
+        denoiser(X, math.atan(design.sigma_max * 1.001))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -395,7 +395,7 @@ def test_a_network_that_returns_no_number_is_refused(bad):
             return bad * torch.ones_like(x)
 
     with pytest.raises(FloatingPointError, match=r"NaN or inf at sigma = 1\.55741: check its weights"):
-        EDMDenoiser(Preconditioned(Broken(), edm.edm()))(X, 1.0)
+        EDMDenoiser(Preconditioned(Broken(), column("edm")))(X, 1.0)
 
 
 def test_an_unknown_column_is_refused():
@@ -405,6 +405,6 @@ def test_an_unknown_column_is_refused():
 
 def test_column_passes_its_parameters_on():
     sigma = torch.tensor([0.7], dtype=torch.float64)
-    left, right = column("edm", sigma_data=2.0).precondition(sigma), edm.edm(sigma_data=2.0).precondition(sigma)
+    left, right = column("edm", sigma_data=2.0).precondition(sigma), COLUMNS["edm"](sigma_data=2.0).precondition(sigma)
     assert torch.equal(torch.cat(left), torch.cat(right))
     assert np.isclose(left[0].item(), 4 / (0.49 + 4))

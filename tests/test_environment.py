@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = YAML(typ="safe").load(ROOT / "environment.yml")
 EXTRAS = PROJECT["optional-dependencies"]
-RANGES = [Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["repro"], *EXTRAS["dev"]]]
+NEEDS = {Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts}
+RANGES = sorted((need for need in NEEDS if need.name != "zsnr"), key=str)  # less extras that hold other extras
 
 
 def canonical(name: str) -> str:

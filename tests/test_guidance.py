@@ -8,8 +8,10 @@ import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 import zsnr
-from zsnr.denoisers import Counted, Gaussian, Mixture
-from zsnr.guidance import amplification, factor, guided, rescaled, std
+from lab.measure.laws import Counted, amplification
+from lab.models.mixture import Mixture
+from zsnr.denoisers import Gaussian
+from zsnr.guidance import factor, guided, rescaled, std
 from zsnr.noise import generators
 from zsnr.prediction import PREDICTIONS, to_eps, to_v, to_x0
 

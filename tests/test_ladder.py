@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from lab.measure import sweep
+from lab.measure.draw import draw, preconditioned
 from lab.measure.metrics import interval
-from lab.models import ladder, network
+from lab.models import network
 from lab.models.edm_training import EDMRecipe
 from lab.models.ladder import CONFIGS, configuration
 from zsnr import edm
@@ -99,22 +100,23 @@ class Small(nn.Module):
 
 
 def small() -> edm.Preconditioned:
-    return edm.Preconditioned(Small(), edm.edm())
+    return edm.Preconditioned(Small(), edm.column("edm"))
 
 
 @pytest.mark.parametrize("sampler", [heun, partial(churn, S_churn=2.0)], ids=["heun", "churn"])
 def test_a_picture_does_not_depend_on_its_batch(sampler):
-    draw = partial(ladder.draw, small(), sampler, karras(3), precision="float32", path=EDM)
-    whole = draw(70)  # in batches of 64 and 6
+    drawn = partial(draw, preconditioned(small()), sampler, karras(3), shape=(1, 32, 32), path=EDM)
+    whole = drawn(range(70))  # in batches of 64 and 6
     assert whole.shape == (70, 1, 32, 32)
     for first, n in ((60, 10), (64, 6), (5, 1)):
-        torch.testing.assert_close(draw(n, first_seed=first), whole[first : first + n], rtol=1e-4, atol=1e-5)
+        part = drawn(range(first, first + n))
+        torch.testing.assert_close(part, whole[first : first + n], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(whole[0], whole[4], atol=0.1), "of the same class, from another noise"
 
 
 def test_classes_come_in_turn_without_a_word():
     model = small()
-    ladder.draw(model, heun, karras(2), 66, "float32", first_seed=3, path=EDM)
+    draw(preconditioned(model), heun, karras(2), range(3, 69), (1, 32, 32), path=EDM)
     asked = model.network.asked
     assert len(asked) == 2 * 3, "3 evaluations for each of 2 batches"
     seeds = torch.arange(3, 69)
@@ -124,7 +126,7 @@ def test_classes_come_in_turn_without_a_word():
 
 def test_drawing_is_the_sampler_on_the_noise_of_the_seed():
     model, grid = small(), karras(4)
-    x = ladder.draw(model, heun, grid, 2, "float32", first_seed=9, path=EDM)
+    x = draw(preconditioned(model), heun, grid, range(9, 11), (1, 32, 32), path=EDM)
     noise = randn((2, 1, 32, 32), generators([9, 10]))
     conditions = torch.tensor([[1, 5], [2, 5]])
     expected = heun(edm.EDMDenoiser(model, class_labels=conditions), noise, grid, path=EDM)

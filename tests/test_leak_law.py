@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lab.measure import laws
 from zsnr import brightness
 from zsnr.denoisers import Gaussian
 from zsnr.grids import grid, uniform
@@ -80,7 +81,7 @@ def test_the_law_is_the_limit_of_tight_solvers(schedule):
 
     def by_heun(N):
         fine = phi * torch.linspace(1, 0, N + 1, dtype=torch.float64) ** 2  # small steps near the image
-        return brightness.sampled(heun, fine, 1.5, MEAN)
+        return laws.sampled(heun, fine, 1.5, MEAN)
 
     coarse, fine = double(by_heun(1000)), double(by_heun(2000))
     assert torch.allclose(fine + (fine - coarse) / 3, double(brightness.predicted(c2, 1.5, MEAN)), rtol=0, atol=1e-8)
@@ -125,7 +126,7 @@ def test_all_directions_together_are_the_solution_with_a_full_covariance():
     x = torch.cat([torch.zeros(1, 5), torch.eye(5)]).double()
     out = one.solve(x, math.acos(c))
     slopes = (out[1:] - out[0]).T
-    found = brightness.together(c * c, mean, covariance)
+    found = laws.together(c * c, mean, covariance)
     assert torch.allclose(found[0], out[0], atol=1e-10)
     assert torch.allclose(found[1], slopes @ slopes.T, rtol=1e-10)
 
@@ -145,14 +146,14 @@ def test_all_directions_together_with_offset_noise_are_the_limit_of_a_solver():
     x = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
     out = rk45(v, x, double(math.acos(math.sqrt(0.05)), 1e-6, 0.0), rtol=1e-11, atol=1e-12)
     slopes = (out[1:] - out[0]).T
-    found = brightness.together(0.05, mean, C, N)
+    found = laws.together(0.05, mean, C, N)
     assert torch.allclose(found[0], out[0], atol=1e-8)
     assert torch.allclose(found[1], slopes @ slopes.T, atol=1e-8)
 
 
 def test_all_directions_together_is_one_directions_law_along_shared_axes():
     variance, nu, mean = double(200.0, 3.0), double(11.24, 1.0), double(MEAN, -1.0)
-    out = brightness.together(0.0047, mean, variance.diag(), nu.diag())
+    out = laws.together(0.0047, mean, variance.diag(), nu.diag())
     for k in range(2):
         law = brightness.predicted(0.0047, variance[k].item(), mean[k].item(), nu[k].item())
         assert out[0][k].item() == pytest.approx(law[0], rel=1e-12)
@@ -161,9 +162,9 @@ def test_all_directions_together_is_one_directions_law_along_shared_axes():
 
 def test_a_few_steps_of_ddim_are_not_the_limit():
     """So that agreement above is of solvers, not of a test that could not fail."""
-    few = brightness.sampled(ddim, grid(SD, 50), 200.0, MEAN)
+    few = laws.sampled(ddim, grid(SD, 50), 200.0, MEAN)
     assert abs(few[1] - brightness.predicted(SD.alpha_bar[-1].item(), 200.0, MEAN)[1]) > 1e-3
-    assert abs(brightness.sampled(heun, uniform(50), 200.0)[1] - 1) > 1e-4
+    assert abs(laws.sampled(heun, uniform(50), 200.0)[1] - 1) > 1e-4
 
 
 @pytest.mark.parametrize("bad", [(1.0, 1.0), (-0.1, 1.0), (0.5, -1.0), (math.nan, 1.0)])
@@ -176,4 +177,4 @@ def test_no_leak(bad):
     with pytest.raises(ValueError, match="not a leak"):
         brightness.kept(0.1, 1.0, noise=-1.0)
     with pytest.raises(ValueError, match="not a leak"):
-        brightness.together(1.0, torch.zeros(1), torch.eye(1))
+        laws.together(1.0, torch.zeros(1), torch.eye(1))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zsnr.denoisers import Empirical, Gaussian, Mixture
+from lab.models.mixture import Mixture
+from zsnr.denoisers import Empirical, Gaussian
 from zsnr.prediction import cos_sin
 
 RIGHT = math.pi / 2

@@ -8,10 +8,17 @@ import jupytext
 import nbformat
 import pytest
 
-from pipeline import nbrun
+from pipeline import checkout, nbrun
 
 PARAMS = """
-train: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [1, 2], nothing: null}
+data: {source: pictures, near: 1}
+small:
+  run: {threads: 1, both: 3}
+  nb: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [1, 2], extra: base}
+  other: {lr: 2, steps: 10, name: 7, levels: [], extra: null, images: 8, both: 4}
+  typed: {lr: null, steps: 1e-5, flag: false, name: a, levels: [], extra: 0}
+  held: {steps: true, lr: 1.0, flag: false, name: a, levels: [], extra: {a: 1}}
+smoke: {nb: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [], extra: 0}}
 """
 PARAMETERS = """
 # %% tags=["parameters"]
@@ -31,17 +38,18 @@ def _environment(monkeypatch):
 
 @pytest.fixture
 def nb(tmp_path):
-    """Write and run a small notebook: nb(code, *options) -> (status, output path)."""
+    """Write and run a small notebook, by profile and sections or as a pair: nb(code, *options) -> (status, output)."""
     (tmp_path / "params.yaml").write_text(PARAMS)
-    shutil.copy(nbrun.ROOT / "notebooks/jupytext.toml", tmp_path)
-    source = tmp_path / "nb.py"
+    shutil.copy(checkout.ROOT / "notebooks/jupytext.toml", tmp_path)
 
-    def call(code, *options, out="new/folder/out.ipynb"):
-        source.write_text(f"# %% [markdown]\n# # Title\n{PARAMETERS}\n# %%\n{code}\n")
-        target = tmp_path / out if out else source.with_suffix(".ipynb")
-        where = ["-o", str(target)] if out else []
+    def call(code, *options, place=("small",), folder=".", parameters=PARAMETERS):
+        source = tmp_path / folder / "nb.py"
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(f"# %% [markdown]\n# # Title\n{parameters}\n# %%\n{code}\n")
+        out = tmp_path / "new/folder" if place else source.parent
+        where = [*place, "-o", str(out)] if place else []
         status = nbrun.main([str(source), *where, "--params", str(tmp_path / "params.yaml"), *options])
-        return status, target
+        return status, out / "nb.ipynb"
 
     return call
 
@@ -51,48 +59,95 @@ def printed(path):
     return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
+def refused(nb, capfd, monkeypatch, *options, **call):
+    """What is printed of a call that must not get as far as running."""
+    monkeypatch.setattr(nbrun, "run", lambda *_: pytest.fail("it ran"))
+    status, out = nb("", *options, **call)
+    assert status == 1
+    assert not out.exists()
+    return capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("sections", "options", "message"),
     [
-        (["-p", "lrr=1"], "no parameter named lrr; declared are lr, steps, name, flag, levels, extra"),
-        (["-P", "train.lrr=lr"], "no key train.lrr; the nearest is train.lr"),
-        (["-P", "trian.steps"], "no key trian.steps; the nearest is train.steps"),
-        (["-P", "train.steps.x=lr"], "no key train.steps.x"),
-        (["-P", "train=lr"], "train is a section (lr, steps, flag, name, levels, nothing)"),
-        (["-P", "train.name=steps"], "is 'base' (str), but the notebook declares steps = 3 (int)"),
-        (["-P", "train.flag=steps"], "is True (bool), but the notebook declares steps = 3 (int)"),
-        (["-P", "train.lr=steps"], "is 1e-05 (float), but the notebook declares steps = 3 (int)"),
-        (["-P", "train.nothing=lr"], "is None (NoneType), but the notebook declares lr = 0.0001 (float)"),
-        (["-p", "flag=True"], "-p flag is 'True' (str), but the notebook declares flag = False (bool)"),
-        (["-p", "lr"], "expected name=value"),
-        (["-p", "lr=1", "-P", "train.lr"], "given twice: lr"),
+        ("", ["-p", "lrr=1"], "no parameter named lrr; declared are lr, steps, name, flag, levels, extra"),
+        ("", ["-p", "flag=True"], "-p flag is 'True' (str), but the notebook declares flag = False (bool)"),
+        ("", ["-p", "lr"], "expected name=value"),
+        ("", ["-p", "lr=1", "-p", "lr=2"], "given twice: lr"),
+        ("typed", [], "small.typed.lr is None (NoneType), but the notebook declares lr = 0.0001 (float)"),
+        ("typed", [], "small.typed.steps is 1e-05 (float), but the notebook declares steps = 3 (int)"),
+        ("held", [], "small.held.steps is True (bool), but the notebook declares steps = 3 (int)"),
+        ("other", [], "small.other.name is 7 (int), but the notebook declares name = 'a' (str)"),
+        ("other", [], "flag is in none of small.other, small.run, data"),
+        ("nb other", [], "steps is in two places: small.nb.steps and small.other.steps"),
+        ("othre", [], "no section small.othre; the nearest is other"),
     ],
 )
-def test_a_wrong_parameter_is_refused_before_work(nb, capfd, monkeypatch, options, message):
-    monkeypatch.setattr(nbrun, "run", lambda *_: pytest.fail("it ran"))
-    status, out = nb("", *options)
-    assert status == 1
-    assert message in capfd.readouterr().err
-    assert not out.exists()
+def test_a_wrong_parameter_is_refused_before_work(nb, capfd, monkeypatch, sections, options, message):
+    assert message in refused(nb, capfd, monkeypatch, *options, place=["small", *sections.split()])
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("level = [1]", "level is in none of small.nb, small.run, data; the nearest is small.nb.levels"),
+        ("sources = ''", "the nearest is data.source"),
+        (
+            "recipe = {'lr': 1e-3, 'stepz': 2}",
+            "small.run, data; the nearest is small.nb.steps",
+        ),
+        ("recipe = {'lr': 1}", "small.nb.lr is 1e-05 (float), but the notebook declares lr = 1 (int)"),
+    ],
+)
+def test_a_name_that_is_nowhere_is_refused_with_one_that_is_near(nb, capfd, monkeypatch, cell, message):
+    cell = f'# %% tags=["parameters"]\n{cell}\n'
+    assert message in refused(nb, capfd, monkeypatch, parameters=cell)
+
+
+def test_a_profile_that_is_not_there_is_refused(nb, capfd, monkeypatch):
+    assert "no profile smal; the nearest is small" in refused(nb, capfd, monkeypatch, place=["smal"])
 
 
 def test_values_keep_their_types(nb):
-    options = ["-P", "train.lr", "-P", "train.flag", "-P", "train.levels", "-P", "train.name=extra"]
-    status, out = nb("print([lr, steps, name, flag, levels, extra])", *options, "-p", "name=7")
+    status, out = nb("print([lr, steps, name, flag, levels, extra])", "-p", "name=7")
     assert status == 0
-    assert printed(out) == "[1e-05, 3, '7', True, [1, 2], 'base']\n"
+    assert printed(out) == "[1e-05, 10, '7', True, [1, 2], 'base']\n"
 
 
 def test_an_integer_may_stand_for_a_float(nb):
-    status, out = nb("print(repr(lr))", "-P", "train.steps=lr")
+    status, out = nb("print(repr(lr))", "-p", "name=a", "-p", "flag=true", place=("small", "other"))
     assert status == 0
-    assert printed(out) == "10.0\n"
+    assert printed(out) == "2.0\n"
+
+
+def test_a_recipe_is_filled_key_by_key(nb, tmp_path):
+    cell = """# %% tags=["parameters"]
+recipe = {"lr": 1e-3, "steps": 1, "threads": 0}
+source = ""
+images = 1
+results = "somewhere"
+out_dir = ""
+"""
+    status, out = nb("print(recipe, source, images, results, out_dir)", "-p", "images=2", parameters=cell)
+    assert status == 0
+    folder = tmp_path / "new/folder"
+    assert printed(out) == f"{{'lr': 1e-05, 'steps': 10, 'threads': 1}} pictures 2 results/small {folder}\n"
+
+
+@pytest.mark.parametrize("folder", ["findings", "stages"])
+def test_smoke_keeps_the_numbers_of_a_finding(nb, tmp_path, folder):
+    code = f"for name in ('a.png', 'a.json'):\n    open({str(tmp_path / 'new/folder')!r} + '/' + name, 'w').close()"
+    status, out = nb(code, place=("smoke",), folder=folder)
+    assert status == 0
+    kept = ["a.json"] if folder == "findings" else ["a.json", "a.png", "nb.ipynb"]
+    assert sorted(path.name for path in out.parent.iterdir()) == kept
 
 
 @pytest.mark.parametrize("cell", ["steps = 1\nlr = steps * 2", "lr = print", "print(1)", "a = b = 1", "lr: float"])
 def test_defaults_must_be_literals(cell):
     notebook = jupytext.reads(f'# %% tags=["parameters"]\n{cell}\n', fmt="py:percent")
-    with pytest.raises(nbrun.Refused, match=r"literal"):
+    with pytest.raises(checkout.Refused, match=r"literal"):
         nbrun.declared(notebook)
 
 
@@ -107,27 +162,27 @@ def test_two_runs_write_the_same_bytes(nb):
 
 
 def test_a_pair_is_rewritten_as_jupytext_would(nb, tmp_path):
-    status, out = nb("import os\nprint(os.getcwd())", out=None)
+    status, out = nb("import os\nprint(os.getcwd())", place=())
     assert status == 0
     assert printed(out) == f"{tmp_path}\n", "the kernel runs in the notebook's folder"
     metadata = nbformat.read(out, as_version=4).metadata
     assert set(metadata) == {"jupytext", "kernelspec", "language_info"}
-    assert nb("", "-p", "steps=4", out=None)[0] == 1, "a committed pair has its defaults"
+    assert nb("", "-p", "steps=4", place=())[0] == 1, "a committed pair has its defaults"
 
 
-@pytest.mark.parametrize("out", ["out.ipynb", None])
-def test_the_kernel_imports_this_checkout(nb, tmp_path, monkeypatch, out):
+@pytest.mark.parametrize("place", [(), ("small",)])
+def test_the_kernel_imports_this_checkout(nb, tmp_path, monkeypatch, place):
     other = tmp_path / "other/zsnr/__init__.py"
     other.parent.mkdir(parents=True)
     other.touch()
     monkeypatch.setenv("PYTHONPATH", str(other.parents[1]))
-    status, path = nb("import zsnr\nprint(zsnr.__file__)", out=out)
+    status, path = nb("import zsnr\nprint(zsnr.__file__)", place=place)
     assert status == 0
-    assert printed(path) == f"{nbrun.ROOT}/zsnr/__init__.py\n"
+    assert printed(path) == f"{checkout.ROOT}/zsnr/__init__.py\n"
 
 
 def test_a_stage_runs_in_the_root(nb):
-    assert printed(nb("import os\nprint(os.getcwd())")[1]) == f"{nbrun.ROOT}\n"
+    assert printed(nb("import os\nprint(os.getcwd())")[1]) == f"{checkout.ROOT}\n"
 
 
 def test_a_failing_notebook_shows_its_error_and_keeps_what_ran(nb, capfd):
@@ -135,9 +190,9 @@ def test_a_failing_notebook_shows_its_error_and_keeps_what_ran(nb, capfd):
     status, out = nb("print('before')\nraise ValueError('steps must be\\npositive, got 0')")
     assert status == 1
     err = capfd.readouterr().err
-    assert "failed in cell [2]" in err
+    assert "failed in cell [3]" in err
     assert "ValueError: steps must be\npositive, got 0" in err
-    assert printed(out.with_name("out.failed.ipynb")) == "before\n"
+    assert printed(out.with_name("nb.failed.ipynb")) == "before\n"
     assert out.read_bytes() == good, "the earlier result is not touched"
 
 
@@ -155,7 +210,7 @@ def test_a_notebook_that_exits_early_has_failed(nb, capfd):
 def test_a_full_disk_in_the_notebook_names_the_remedy(nb, capfd, error):
     assert nb(f"raise {error}")[0] == 1
     err = capfd.readouterr().err
-    assert nbrun.REMEDY in err
+    assert checkout.REMEDY in err
     assert "finished stages are kept" in err
 
 
@@ -166,15 +221,15 @@ def test_a_full_disk_in_the_runner_names_the_remedy(nb, capfd, monkeypatch):
     monkeypatch.setattr(nbrun.os, "replace", full)
     status, out = nb("")
     assert status == 1
-    assert nbrun.REMEDY in capfd.readouterr().err
-    assert [path.name for path in out.parent.iterdir()] == ["out.failed.ipynb"], "no half-written file stays"
+    assert checkout.REMEDY in capfd.readouterr().err
+    assert [path.name for path in out.parent.iterdir()] == ["nb.failed.ipynb"], "no half-written file stays"
 
 
 def test_a_nearly_full_disk_is_an_error_before_work(nb, capfd, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(nbrun.shutil, "disk_usage", lambda _: usage(10**12, 10**12, 123_000_000))
+    monkeypatch.setattr(checkout.shutil, "disk_usage", lambda _: usage(10**12, 10**12, 123_000_000))
     monkeypatch.setattr(nbrun, "run", lambda *_: pytest.fail("it ran"))
     assert nb("")[0] == 1
     err = capfd.readouterr().err
     assert "only 123 MB free" in err
-    assert nbrun.REMEDY in err
+    assert checkout.REMEDY in err

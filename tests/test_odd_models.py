@@ -72,7 +72,7 @@ def test_grids_that_are_not_known_are_named(caplog):
 
 
 def test_torch_betas_are_saved(tmp_path):
-    betas = zsnr.rescale_zero_terminal_snr(zsnr.cosine()).betas
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.schedule.cosine()).betas
     ZeroSNRScheduler(trained_betas=betas, prediction_type="v_prediction").save_pretrained(tmp_path)
     again = ZeroSNRScheduler.from_pretrained(tmp_path)
     torch.testing.assert_close(again.schedule.betas, betas)
@@ -109,6 +109,7 @@ def test_what_diffusers_loaded_is_not_sampled_against_its_card(saved):
     assert denoiser(pipe.unet, pipe.scheduler).prediction == "v"
     with pytest.raises(ValueError, match="it predicts v, not eps"):
         denoiser(pipe.unet, DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1))
+    zsnr.NetworkDenoiser(pipe.unet, zsnr.schedule.stable_diffusion(), "eps")  # looks for no file
     pipe.scheduler = DDIMScheduler.from_config(tiny.STABLE_DIFFUSION_1)
     wrong = [one for one in audit(pipe, counts=[25]).findings if one.name == "card"]
     assert "not eps" in wrong[0].what

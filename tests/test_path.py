@@ -8,9 +8,11 @@ import pytest
 import torch
 from sampling import with_generators
 
-from zsnr.denoisers import Empirical, Gaussian, Mixture
+from lab.models.mixture import Mixture
+from lab.models.sde import from_sde
+from zsnr.denoisers import Empirical, Gaussian
 from zsnr.grids import karras
-from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, from_sde, vp
+from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, vp
 from zsnr.samplers import churn, euler, euler_maruyama, heun, rk2, rk45
 
 RIGHT = math.pi / 2

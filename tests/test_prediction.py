@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsnr.prediction import PREDICTIONS, check_prediction, cos_sin, target, to_eps, to_v, to_x0
-from zsnr.prediction import between_variables as loss_weight
+from zsnr.prediction import PREDICTIONS, check_prediction, cos_sin, loss_weight, target, to_eps, to_v, to_x0
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 X0, EPS = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -95,18 +94,3 @@ def test_a_weighted_error_is_the_error_in_the_losss_own_variable(loss, predictio
     own = (CONVERT[loss](wrong, x, phi, prediction) - answers[loss]).square().mean()
     weight = loss_weight(loss, prediction, *torch.tensor([math.cos(phi), math.sin(phi)], dtype=X0.dtype))
     torch.testing.assert_close(weight * (wrong - answers[prediction]).square().mean(), own, rtol=1e-12, atol=0)
-
-
-def test_plain_losses_weigh_the_image_by_snr():
-    alpha = torch.tensor([0.8, 0.1, 0.01], dtype=torch.float64)
-    sigma = (1 - alpha**2).sqrt()
-    snr = (alpha / sigma) ** 2
-    torch.testing.assert_close(loss_weight("v", "x0", alpha, sigma), snr + 1)
-    torch.testing.assert_close(loss_weight("v", "eps", alpha, sigma), 1 / alpha**2)
-    torch.testing.assert_close(loss_weight("eps", "x0", alpha, sigma), snr)
-
-
-@pytest.mark.parametrize(("loss", "expected"), [("v", 1.0), ("x0", 1.0), ("eps", 0.0)])
-@pytest.mark.parametrize("prediction", ["v", "x0"])
-def test_the_weights_of_trainable_predictions_are_finite_at_zero_snr(loss, expected, prediction):
-    assert loss_weight(loss, prediction, torch.zeros(1), torch.ones(1)).item() == expected

@@ -14,7 +14,7 @@ TABLE_1 = {
     "cosine": ("2.428735e-09", "4.928220e-05"),
     "stable_diffusion": ("0.004682", "0.068265"),
 }
-SCHEDULES = {name: getattr(zsnr, name)() for name in TABLE_1}
+SCHEDULES = {name: getattr(zsnr.schedule, name)() for name in TABLE_1}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 random_betas = from_betas(torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 3 + 1e-3)
 
@@ -57,7 +57,7 @@ def test_linear_and_stable_diffusion_betas_are_the_papers_formulas():
 
 
 def test_only_the_clip_of_one_beta_keeps_the_cosine_schedule_from_zero_snr():
-    clipped, free = zsnr.cosine(), zsnr.cosine(max_beta=None)
+    clipped, free = zsnr.schedule.cosine(), zsnr.schedule.cosine(max_beta=None)
     assert free.zero_snr
     assert free.terminal_snr == 0.0
     assert free.betas[-1] == 1.0
@@ -71,11 +71,11 @@ def test_only_the_clip_of_one_beta_keeps_the_cosine_schedule_from_zero_snr():
 def test_cosine_is_its_formula_with_t_over_T():
     f = [math.cos((t / 50 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(50)]
     expected = torch.tensor([*f[1:], 0.0], dtype=torch.float64) / f[0]
-    torch.testing.assert_close(zsnr.cosine(50, max_beta=None).alpha_bar, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(zsnr.schedule.cosine(50, max_beta=None).alpha_bar, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
-    "schedule", [*SCHEDULES.values(), zsnr.linear(2), random_betas], ids=[*SCHEDULES, "two steps", "random"]
+    "schedule", [*SCHEDULES.values(), zsnr.schedule.linear(2), random_betas], ids=[*SCHEDULES, "two steps", "random"]
 )
 def test_algorithm_1(schedule):
     before, rescaled = schedule.sqrt_alpha_bar, rescale_zero_terminal_snr(schedule)
@@ -112,7 +112,7 @@ def test_snr_sigma_and_angle_are_one_quantity(schedule):
         torch.testing.assert_close(from_betas(s.betas).sqrt_alpha_bar, s.sqrt_alpha_bar, rtol=1e-9, atol=0)
         torch.testing.assert_close(from_alpha_bar(s.alpha_bar).sqrt_alpha_bar, s.sqrt_alpha_bar, rtol=1e-15, atol=0)
         assert {t.dtype for t in (s.snr, s.log_snr, s.sigma, s.angle, s.betas, s.alpha_bar)} == {torch.float64}
-        assert len(s) == s.T == 1000
+        assert len(s.sqrt_alpha_bar) == s.T == 1000
 
 
 def test_a_schedule_keeps_its_values_when_the_array_it_came_from_changes():
@@ -156,7 +156,7 @@ def test_what_is_not_a_schedule_is_refused(make, message):
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_step_and_its_angle_say_the_same(zero):
-    schedule = zsnr.stable_diffusion()
+    schedule = zsnr.schedule.stable_diffusion()
     schedule = zsnr.rescale_zero_terminal_snr(schedule) if zero else schedule
     angles = schedule.angle.tolist()
     assert [schedule.step_at(a) for a in angles] == list(range(1000))

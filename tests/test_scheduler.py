@@ -449,7 +449,7 @@ def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
     assert torch.equal(one, two)
     loaded = ZeroSNRScheduler.from_pretrained(tmp_path, subfolder="scheduler", solver="ddim")
     assert loaded.config.solver == "ddim"
-    betas = zsnr.rescale_zero_terminal_snr(zsnr.cosine()).betas.numpy()
+    betas = zsnr.rescale_zero_terminal_snr(zsnr.schedule.cosine()).betas.numpy()
     ZeroSNRScheduler(trained_betas=betas, prediction_type="v_prediction").save_pretrained(tmp_path / "betas")
     assert ZeroSNRScheduler.from_pretrained(tmp_path / "betas").schedule.zero_snr
 

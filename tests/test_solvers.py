@@ -9,8 +9,10 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from lab.measure.laws import Counted
+from lab.models.mixture import Mixture
 from zsnr import edm
-from zsnr.denoisers import Counted, Gaussian, Mixture
+from zsnr.denoisers import Gaussian
 from zsnr.grids import karras, power, uniform
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
 from zsnr.samplers import ddim, dpmpp_2m, euler, heun, rk2, rk45
@@ -212,7 +214,7 @@ def test_a_single_step_to_the_image_is_the_denoised_image(path, sigma):
 
 def test_euler_along_ves_path_is_song_et_als_sampler():
     """E-03, at every level; but the paper's step from the last level to 0 goes half the way, ours to D."""
-    grid = edm.ve().steps(30)
+    grid = edm.column("ve").steps(30)
     sigma = [100 * (0.02 / 100) ** (i / 29) for i in range(30)]
     states = []
     euler(GAUSSIAN, X, grid, path=VE, callback=lambda i, phi, x, v: states.append(x / math.cos(phi)))
@@ -226,7 +228,7 @@ def test_euler_along_ves_path_is_song_et_als_sampler():
 @pytest.mark.parametrize("N", [10, 100])
 def test_euler_along_edms_path_at_iddpms_levels_is_ddim(N):
     """Euler's method in t = sigma with s = 1, which is Table 1's column for iDDPM."""
-    for grid in (edm.iddpm().steps(N), edm.iddpm(j_0=0).steps(N), karras(N)):
+    for grid in (edm.column("iddpm").steps(N), edm.column("iddpm", j_0=0).steps(N), karras(N)):
         torch.testing.assert_close(euler(GAUSSIAN, X, grid, path=EDM), ddim(GAUSSIAN, X, grid), rtol=0, atol=1e-11)
 
 

@@ -11,7 +11,7 @@ import zsnr
 from lab.models.training import ScheduleRecipe, objective
 from zsnr import edm
 from zsnr.path import FLOW
-from zsnr.prediction import PREDICTIONS, X0_WEIGHTS, check_loss, loss_weight, target, x0_weight
+from zsnr.prediction import PREDICTIONS, X0_WEIGHTS, check_loss, loss_weight, target
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 SD = stable_diffusion()
@@ -30,6 +30,10 @@ def angles(n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
 
 def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=G, dtype=torch.float64)
+
+
+def x0_weight(loss: str, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    return X0_WEIGHTS[loss]((c / s) ** 2)
 
 
 # the table
@@ -138,7 +142,7 @@ def test_flow_is_the_velocity_loss_on_the_straight_path(phi):
 @pytest.mark.parametrize("sigma_data", [1.0, 0.5])
 def test_F_is_edms_weight_and_plain_loss_of_its_network(sigma_data):
     """lambda |D - y|^2 = |F error|^2 = |v error|^2, in units of sigma_data."""
-    column = edm.edm(sigma_data)
+    column = edm.column("edm", sigma_data=sigma_data)
     c, s = angles()
     sigma = sigma_data * s / c
     torch.testing.assert_close(x0_weight("F", c, s), column.weight(sigma) * sigma_data**2, rtol=1e-10, atol=0)
@@ -156,7 +160,6 @@ def test_an_unknown_loss_is_refused_with_those_there_are(loss):
     one = torch.ones(1)
     for refuse in (
         lambda: check_loss(loss),
-        lambda: x0_weight(loss, one, one),
         lambda: loss_weight(loss, "v", one, one),
         lambda: check_loss(loss) if not loss else ScheduleRecipe("v", loss).check(),  # empty: the prediction's
     ):

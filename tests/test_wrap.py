@@ -10,7 +10,7 @@ import zsnr
 from zsnr import NetworkDenoiser, ZeroSNRScheduler
 from zsnr.diffusers import tiny
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
-from zsnr.edm import EDMDenoiser, Preconditioned, edm
+from zsnr.edm import EDMDenoiser, Preconditioned, column
 
 SIGMA_DATA = 0.5
 
@@ -25,13 +25,13 @@ class Raw(torch.nn.Module):
 
     def forward(self, x, c_noise, **_):
         s = (4 * c_noise).exp().view(-1, 1, 1, 1)
-        c_skip, c_out, c_in, _ = (c.to(x) for c in edm(SIGMA_DATA).precondition(s))
+        c_skip, c_out, c_in, _ = (c.to(x) for c in column("edm", sigma_data=SIGMA_DATA).precondition(s))
         noisy, d2 = x / c_in, self.std**2
         best = (d2 * noisy + s**2 * self.mean) / (d2 + s**2)
         return (best - c_skip * noisy) / c_out
 
 
-NETWORK = Preconditioned(Raw(0.3, 0.8), edm(SIGMA_DATA))
+NETWORK = Preconditioned(Raw(0.3, 0.8), column("edm", sigma_data=SIGMA_DATA))
 EXACT = zsnr.Gaussian(torch.full((1, 4, 4), 0.3), torch.full((1, 4, 4), 0.64))
 
 
@@ -83,7 +83,7 @@ def test_it_samples_as_the_edm_denoiser_does():
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_a_discrete_time_network_runs_on_rho_steps_and_heun(prediction):
     """Exact at its trained steps only, and between them interpolated: Heun on rho steps reaches the data's std."""
-    schedule = zsnr.stable_diffusion()
+    schedule = zsnr.schedule.stable_diffusion()
 
     class Trained(torch.nn.Module):
         def forward(self, x, step):
@@ -114,7 +114,7 @@ def test_whole_steps_are_integers():
             seen.append(step)
             return super().forward(step)[:, 0].view(-1, 1, 1, 1) * x
 
-    denoiser = NetworkDenoiser(Table(1000, 1), zsnr.stable_diffusion(), "v", whole_steps=True)
+    denoiser = NetworkDenoiser(Table(1000, 1), zsnr.schedule.stable_diffusion(), "v", whole_steps=True)
     denoiser(torch.randn(2, 1, 4, 4), 0.7)
     assert seen[0].dtype == torch.int64
 
@@ -123,7 +123,7 @@ def test_beyond_sigma_max_is_refused():
     with pytest.raises(ValueError, match=r"sigma_max = 113\.137: take wrap\.schedule_up_to"):
         EDMAsV(NETWORK, schedule_up_to(200.0))
     with pytest.raises(ValueError, match="zero SNR needs a model trained there"):
-        EDMAsV(NETWORK, zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion()))
+        EDMAsV(NETWORK, zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion()))
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         schedule_up_to(math.inf)
     with pytest.raises(ValueError, match="one noise level for the whole batch"):

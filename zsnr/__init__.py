@@ -2,75 +2,25 @@
 
 x_phi = cos(phi) x0 + sin(phi) eps runs from the image (phi = 0) to pure noise (phi = pi/2), v = dx/dphi is what a
 v-prediction network predicts, and every sampler solves that one equation. Importing this needs torch and numpy only.
+The schedules of the literature are in `zsnr.schedule`, the columns of EDM's Table 1 in `zsnr.edm`.
 """
 
 from typing import Any
 
 from zsnr.adaptive import rk45
-from zsnr.denoisers import Empirical, Gaussian, Mixture, NetworkDenoiser
+from zsnr.denoisers import Empirical, Gaussian, NetworkDenoiser
 from zsnr.grids import geometric, grid, karras, power, timesteps, uniform
 from zsnr.guidance import guided
 from zsnr.noise import generators, randn
-from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path, from_sde
+from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path
 from zsnr.samplers import SAMPLERS, churn, ddim, ddpm, dpmpp_2m, euler, euler_maruyama, heun, rk2
-from zsnr.schedule import (
-    Schedule,
-    cosine,
-    from_alpha_bar,
-    from_betas,
-    linear,
-    rescale_zero_terminal_snr,
-    stable_diffusion,
-)
+from zsnr.schedule import Schedule, from_alpha_bar, from_betas, rescale_zero_terminal_snr
 
 
 def __getattr__(name: str) -> Any:
-    """What belongs to `zsnr.diffusers`, imported when it is asked for."""
+    """What belongs to `zsnr.diffusers`, imported when it is asked for: the core's one way up."""
     if name in ("ZeroSNRScheduler", "from_scheduler"):
         import zsnr.diffusers
 
         return getattr(zsnr.diffusers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-__all__ = [
-    "ANGLE",
-    "EDM",
-    "FLOW",
-    "SAMPLERS",
-    "VE",
-    "VP",
-    "Empirical",
-    "Gaussian",
-    "Mixture",
-    "NetworkDenoiser",
-    "Path",
-    "Schedule",
-    "ZeroSNRScheduler",
-    "churn",
-    "cosine",
-    "ddim",
-    "ddpm",
-    "dpmpp_2m",
-    "euler",
-    "euler_maruyama",
-    "from_alpha_bar",
-    "from_betas",
-    "from_scheduler",
-    "from_sde",
-    "generators",
-    "geometric",
-    "grid",
-    "guided",
-    "heun",
-    "karras",
-    "linear",
-    "power",
-    "randn",
-    "rescale_zero_terminal_snr",
-    "rk2",
-    "rk45",
-    "stable_diffusion",
-    "timesteps",
-    "uniform",
-]

@@ -32,8 +32,8 @@ def rk45(
     """scipy's adaptive RK45 along a path, from the grid's first level to its last above 0, then the rotation.
 
     The levels between are the solver's choice, one for the whole batch; it works in float64 on the CPU. The callback
-    is called at each evaluation; `Counted` counts them, the rotation's among them. Needs scipy. The other
-    arguments are those of `zsnr.samplers`.
+    is called at each evaluation, the rotation's among them. Needs scipy. The other arguments are
+    those of `zsnr.samplers`.
 
     Raises:
         ValueError: the solver gave up (its message says why), or tolerances are not above 0.

@@ -30,13 +30,6 @@ itself, but the mean sqrt(l). Derived for this project from the ODE's exact solu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from zsnr.denoisers import Gaussian
 
 
 def predicted(
@@ -78,41 +71,8 @@ def kept(alpha_bar: float, variance: float, nu: float = 1.0, noise: float = 1.0)
     return math.sqrt(alpha_bar * variance / total), math.sqrt((1 - alpha_bar) * noise / total)
 
 
-def together(alpha_bar_T: float, mean: Tensor, covariance: Tensor, nu: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(mean, covariance) of what is generated from plain noise, all directions together.
-
-    One direction's law holds along the axes that covariance C and noise share. In general, with N = nu,
-
-        W = N^-1/2 C N^-1/2,   A = N^1/2 (W (alpha_bar_T W + (1 - alpha_bar_T))^-1)^1/2 N^-1/2
-        out = mean + A (x - sqrt(alpha_bar_T) mean)
-
-    Args:
-        mean, covariance: (n,), (n, n), of the data.
-        nu: (n, n), the training noise's covariance; the identity where left out.
-    """
-    _total(alpha_bar_T, 1.0, 1.0, 1.0)
-    root = unroot = torch.eye(len(mean), dtype=torch.float64)
-    if nu is not None:
-        values, basis = torch.linalg.eigh(nu.double())
-        root, unroot = (basis * values.sqrt()) @ basis.T, (basis / values.sqrt()) @ basis.T
-    values, basis = torch.linalg.eigh(unroot @ covariance.double() @ unroot)
-    values = values.clamp(min=0)
-    scale = (values / (alpha_bar_T * values + 1 - alpha_bar_T)).sqrt()
-    A = root @ (basis * scale) @ basis.T @ unroot
-    return mean - math.sqrt(alpha_bar_T) * A @ mean.double(), A @ A.T
-
-
 def _total(alpha_bar: float, variance: float, nu: float, *starts: float) -> float:
     """d, the variance of x_T along the direction in training."""
     if not 0 <= alpha_bar < 1 or variance < 0 or nu <= 0 or min(starts) < 0:
         raise ValueError(f"not a leak: alpha_bar = {alpha_bar}, variance = {variance}, nu = {nu}, start = {starts}")
     return alpha_bar * variance + (1 - alpha_bar) * nu
-
-
-def sampled(
-    sampler: Callable[..., Tensor], grid: Tensor, variance: float, mean: float = 0.0, **options: Any
-) -> tuple[float, float]:
-    """(mean, std / true std) that a deterministic sampler gives on a grid, exactly: it is affine in its noise."""
-    denoiser = Gaussian(torch.tensor([mean], dtype=torch.float64), torch.tensor([variance], dtype=torch.float64))
-    zero, one = sampler(denoiser, torch.tensor([[0.0], [1.0]], dtype=torch.float64), grid, **options).flatten().tolist()
-    return zero, abs(one - zero) / math.sqrt(variance)

@@ -11,7 +11,7 @@ With s = sigma and d = sigma_data:
     iddpm   1              -s                 1/sqrt(s^2 + 1)   M - 1 - argmin  u_j, j ~ U{0 .. M - 1}     1/s^2
     edm     d^2/(s^2+d^2)  s d/sqrt(s^2+d^2)  1/sqrt(s^2+d^2)   ln(s) / 4       ln s ~ N(P_mean, P_std^2)  1/c_out^2
 
-For data of unit std EDM's network is v-prediction: F = -v (notebook 6). It is one only up to its sigma_max: c_noise is
+For data of unit std EDM's network is v-prediction: F = -v (finding 6). It is one only up to its sigma_max: c_noise is
 infinite at zero SNR, and p_train never goes there.
 
 Source: Karras et al. 2022, Table 1, Sec. 5, App. B.6, C.
@@ -30,8 +30,6 @@ from torch import Generator, Tensor, nn
 from zsnr import grids
 from zsnr.prediction import cos_sin
 
-Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Column:
@@ -47,14 +45,14 @@ class Column:
     """
 
     name: str
-    precondition: Callable[[Tensor], Coefficients]
+    precondition: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
     p_train: Callable[[int, Generator], Tensor]
     weight: Callable[[Tensor], Tensor]
     steps: Callable[[int], Tensor]
     sigma_max: float
 
 
-def vp(
+def _vp(
     M: int = 1000,
     eps_s: float = 1e-3,
     eps_t: float = 1e-5,
@@ -81,7 +79,7 @@ def vp(
     )
 
 
-def ve(sigma_min: float = 0.02, sigma_max: float = 100.0) -> Column:
+def _ve(sigma_min: float = 0.02, sigma_max: float = 100.0) -> Column:
     """Song et al.'s VE (NCSN++): a geometric sequence of levels."""
     low, high = math.log(sigma_min), math.log(sigma_max)
     return Column(
@@ -106,7 +104,7 @@ def iddpm_levels(M: int = 1000, C_1: float = 0.001, C_2: float = 0.008) -> Tenso
     return torch.cat([torch.expm1(log).sqrt(), torch.zeros(1, dtype=torch.float64)])
 
 
-def iddpm(M: int = 1000, j_0: int = 8, sigma_min: float = 0.0, sigma_max: float = math.inf) -> Column:
+def _iddpm(M: int = 1000, j_0: int = 8, sigma_min: float = 0.0, sigma_max: float = math.inf) -> Column:
     """Improved DDPM (ADM): discrete levels u_j, of which steps and training take some.
 
     Args:
@@ -132,7 +130,7 @@ def iddpm(M: int = 1000, j_0: int = 8, sigma_min: float = 0.0, sigma_max: float 
     )
 
 
-def edm(
+def _edm(
     sigma_data: float = 0.5,
     P_mean: float = -1.2,
     P_std: float = 1.2,
@@ -152,15 +150,11 @@ def edm(
     )
 
 
-COLUMNS: dict[str, Callable[..., Column]] = {"vp": vp, "ve": ve, "iddpm": iddpm, "edm": edm}
+COLUMNS: dict[str, Callable[..., Column]] = {"vp": _vp, "ve": _ve, "iddpm": _iddpm, "edm": _edm}
 
 
 def column(name: str, **parameters: float) -> Column:
-    """The column of that name, with its parameters.
-
-    Raises:
-        ValueError: no such column.
-    """
+    """The column of that name, with its parameters (`_vp`, ...); ValueError with the names, if there is none."""
     if name not in COLUMNS:
         raise ValueError(f"unknown column {name!r} of EDM's Table 1; choose one of {', '.join(COLUMNS)}")
     return COLUMNS[name](**parameters)
@@ -205,8 +199,7 @@ class EDMDenoiser:
 
     def __init__(self, network: Preconditioned, **conditions: Any) -> None:
         self.network, self.sigma_max, self.conditions = network, network.column.sigma_max, conditions
-        parameter = next(network.parameters(), torch.zeros(()))
-        self.device = parameter.device
+        self.device = next(network.parameters(), torch.zeros(())).device
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:

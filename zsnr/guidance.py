@@ -84,11 +84,6 @@ def std(x: Tensor) -> Tensor:
     return _rms(x - _over_values(x))
 
 
-def amplification(scale: float, correlation: float) -> float:
-    """std(guided) / std(pos) for branches of equal std: sqrt(w^2 + (1 - w)^2 + 2 w (1 - w) c)."""
-    return math.sqrt(scale**2 + (1 - scale) ** 2 + 2 * scale * (1 - scale) * correlation)
-
-
 def _over_values(x: Tensor) -> Tensor:
     return x.mean(dim=tuple(range(1, x.dim())), keepdim=True)
 

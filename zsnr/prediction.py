@@ -40,8 +40,6 @@ from torch import Tensor
 from zsnr.schedule import Schedule
 
 PREDICTIONS = ("eps", "x0", "v")
-DIFFUSERS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-"""What diffusers' configs call them."""
 EPS_AT_ZERO_SNR = (
     "eps-prediction with zero terminal SNR: at T the input is eps itself and says nothing about x0 (x0 = 0/0). "
     "Use a model that predicts v or x0 (fine-tune it), or a schedule with terminal SNR above 0"
@@ -54,11 +52,7 @@ def cos_sin(phi: float) -> tuple[float, float]:
 
 
 def check_prediction(prediction: str, schedule: Schedule | None = None) -> None:
-    """Refuse an unknown prediction type, and eps with a schedule that ends in zero SNR.
-
-    Raises:
-        ValueError: with the remedy.
-    """
+    """Refuse, by a ValueError with the remedy, an unknown prediction type, and eps with a schedule of zero SNR at T."""
     if prediction not in PREDICTIONS:
         raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
     if prediction == "eps" and schedule is not None and schedule.zero_snr:
@@ -118,26 +112,6 @@ def target(prediction: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tenso
     return eps if prediction == "eps" else x0
 
 
-def between_variables(loss: str, prediction: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    r"""w with w |prediction error|^2 = |error in the loss's own variable|^2, alpha = cos(phi), sigma = sin(phi).
-
-        |x0 error| = sigma |v error| = tan(phi) |eps error|
-
-    So the plain v loss weighs the x0 error by 1 / sigma^2 = SNR + 1 and the plain eps loss weighs it by SNR
-    (derived for this project from Eqs. 11 and 19).
-    """
-    check_prediction(loss)
-    check_prediction(prediction)
-    if loss == prediction:
-        return torch.ones_like(sigma)
-    if "x0" not in (loss, prediction):  # without sigma, which may be 0
-        return alpha**2 if loss == "eps" else alpha**-2
-    unit = {"x0": torch.ones_like(sigma), "v": sigma, "eps": sigma / alpha}  # |x0 error| of a unit error of each
-    return (unit[prediction] / unit[loss]) ** 2
-
-
-# --- loss weights of the literature, as one weight on the squared x0 error, over the angle
-
 X0_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "x0": torch.ones_like,
     "eps": lambda snr: snr,
@@ -159,22 +133,21 @@ def check_loss(loss: str) -> None:
         raise ValueError(f"unknown loss {loss!r}; choose one of {', '.join(X0_WEIGHTS)}")
 
 
-def x0_weight(loss: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """w of the table at alpha = cos(phi), sigma = sin(phi) > 0."""
-    check_loss(loss)
-    return X0_WEIGHTS[loss]((alpha / sigma) ** 2)
-
-
 def loss_weight(loss: str, prediction: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """w with w |prediction error|^2 = the loss: what multiplies the squared error of x0, v or eps.
+    """w with w |prediction error|^2 = the loss, at alpha = cos(phi), sigma = sin(phi).
 
     Raises:
         ValueError: unknown names, or an eps prediction where alpha is 0: its error says nothing about x0.
     """
     check_prediction(prediction)
-    if prediction == "eps" and loss != "eps" and (alpha == 0).any():
+    check_loss(loss)
+    if loss == prediction:
+        return torch.ones_like(sigma)
+    if prediction == "eps" and (alpha == 0).any():
         raise ValueError("an eps error at zero SNR has no weight in x0: predict v or x0")
-    if loss in PREDICTIONS:
-        return between_variables(loss, prediction, alpha, sigma)
-    unit = {"x0": torch.ones_like(sigma), "v": sigma, "eps": sigma / alpha}[prediction]
-    return x0_weight(loss, alpha, sigma) * unit**2
+    if {loss, prediction} == {"v", "eps"}:  # without sigma, which may be 0
+        return alpha**2 if loss == "eps" else alpha**-2
+    unit = {"x0": torch.ones_like(sigma), "v": sigma, "eps": sigma / alpha}  # |x0 error| of a unit error of each
+    if loss in unit:
+        return (unit[prediction] / unit[loss]) ** 2
+    return X0_WEIGHTS[loss]((alpha / sigma) ** 2) * unit[prediction] ** 2

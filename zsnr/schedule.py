@@ -52,9 +52,6 @@ class Schedule:
             t = int((a == 0).nonzero()[0]) + 1
             raise ValueError(f"zero SNR at t = {t} < T = {len(a)}: only the last step may carry no signal")
 
-    def __len__(self) -> int:
-        return len(self.sqrt_alpha_bar)
-
     @property
     def T(self) -> int:
         """Number of steps."""
@@ -131,20 +128,15 @@ class Schedule:
 
     @functools.cached_property
     def _angles(self) -> list[float]:
-        angles: list[float] = self.angle.tolist()
-        return angles
+        return list(self.angle.tolist())
 
 
 def from_betas(betas: Any) -> Schedule:
-    """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps.
-
-    Args:
-        betas: (T,), each in [0, 1]; anything `torch.as_tensor` takes.
-    """
+    """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, with (T,) betas in [0, 1]."""
     betas = torch.as_tensor(betas, dtype=torch.float64)
-    if not ((betas >= 0) & (betas <= 1)).all():
-        bad = betas[~((betas >= 0) & (betas <= 1))][0].item()
-        raise ValueError(f"betas must lie in [0, 1]; got {bad}")
+    outside = betas[~((betas >= 0) & (betas <= 1))]
+    if len(outside):
+        raise ValueError(f"betas must lie in [0, 1]; got {outside[0].item()}")
     return from_alpha_bar((1 - betas).cumprod(0))
 
 

@@ -132,13 +132,14 @@ def draw_cell(
         start: what an image-to-image start is, see `lab.measure.starts`.
     """
     angles = cell.grid()
+    steps = len(angles) - 1
     if cell.start == "offset":
         start = _offset(find(cell.model).offset_noise)
     word = data.WORDS.index(cell.prompt) if cell.prompt else None
     return draw(
         conditional(network, cell.model, word=word, w=cell.w, phi=cell.phi, space=cell.space),
         SAMPLERS[cell.sampler],
-        angles[cell.nfe - round(cell.strength * cell.nfe) :] if cell.strength != 1 else angles,
+        angles[steps - round(cell.strength * steps) :],
         range(first_seed, first_seed + n),
         (network.config["channels"], data.SIZE, data.SIZE),
         precision=precision,

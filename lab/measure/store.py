@@ -37,14 +37,14 @@ class Row:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
-        """A measure, a column or a tensor."""
-        for part in (self.measures, self.columns, self.tensors):
+        """A measure or a column."""
+        for part in (self.measures, self.columns):
             if name in part:
                 return part[name]
-        raise KeyError(f"no {name!r} in a row of {', '.join([*self.measures, *self.columns, *self.tensors])}")
+        raise KeyError(f"no {name!r} in a row of {', '.join([*self.measures, *self.columns])}")
 
     def __contains__(self, name: str) -> bool:
-        return any(name in part for part in (self.measures, self.columns, self.tensors))
+        return name in self.measures or name in self.columns
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,16 @@ from lab.measure.evaluation import Cell
 from lab.measure.store import Results, Row, load
 
 
+def cell_of(row: Row) -> Cell:
+    """The cell that a row's columns say."""
+    return Cell(**{field.name: row.columns[field.name] for field in dataclasses.fields(Cell)})
+
+
+def by_cell(results: Results) -> dict[Cell, Row]:
+    """The rows of one replica by cell; a row that is of no cell is left out."""
+    return {cell_of(row): row for row in results if "spacing" in row.columns}
+
+
 class Study:
     """The evaluations of one profile: those of all replicas, and of the ablations from the same seeds.
 
@@ -25,9 +35,8 @@ class Study:
         stages = [path for stage in ("evaluate", "evaluate_ablations") for path in (folder / stage).glob("*")]
         self.results = load(*sorted(stages, key=lambda path: (path.parent.name, int(path.name))))
         self.rows: dict[Cell, list[Row]] = {}
-        names = [field.name for field in dataclasses.fields(Cell)]
         for row in sorted(self.results, key=lambda row: row["replica"]):
-            self.rows.setdefault(Cell(**{name: row.columns[name] for name in names}), []).append(row)
+            self.rows.setdefault(cell_of(row), []).append(row)
         self.seeds = self.results.values("replica")
 
     def __contains__(self, cell: Cell) -> bool:

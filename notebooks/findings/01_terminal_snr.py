@@ -48,7 +48,11 @@ found = []
 # $t/T$, not with the table's literal $i = (t-1)/(T-1)$.
 
 # %%
-schedules = {"linear": zsnr.linear(), "cosine": zsnr.cosine(), "Stable Diffusion": zsnr.stable_diffusion()}
+schedules = {
+    "linear": zsnr.schedule.linear(),
+    "cosine": zsnr.schedule.cosine(),
+    "Stable Diffusion": zsnr.schedule.stable_diffusion(),
+}
 printed = {
     "linear": ("4.035993e-05", "0.006353"),
     "cosine": ("2.428735e-09", "4.928220e-05"),
@@ -93,7 +97,7 @@ found.append(claims.measure("Z-01", "float64: largest error over 2e-5 and the pr
 # At the last step of Stable Diffusion's schedule (Eq. 10), a picture is still there:
 
 # %%
-sd = zsnr.stable_diffusion()
+sd = zsnr.schedule.stable_diffusion()
 signal, noise = sd.sqrt_alpha_bar[-1].item(), (1 - sd.alpha_bar[-1]).sqrt().item()
 print(f"x_T = {signal:.6f} x0 + {noise:.6f} eps")
 found.append(
@@ -106,7 +110,7 @@ found.append(
 # The cosine schedule misses zero by one clipped $\beta$, its last:
 
 # %%
-cosine, unclipped = zsnr.cosine(), zsnr.cosine(max_beta=None)
+cosine, unclipped = zsnr.schedule.cosine(), zsnr.schedule.cosine(max_beta=None)
 clipped = int((cosine.betas - unclipped.betas).abs().gt(1e-9).sum())
 print(f"clipped betas: {clipped}; unclipped terminal SNR: {unclipped.terminal_snr}")
 print(f"SNR(T) = {cosine.terminal_snr:.4e} = 0.001 alpha_bar_(T-1) = {0.001 * cosine.alpha_bar[-2].item():.4e}")
@@ -281,8 +285,8 @@ for phi in fixed.angle.tolist():
 c, s = prediction.cos_sin(fixed.angle[-1].item())
 at_T = c * eps - s * x0
 alpha, sigma = fixed.sqrt_alpha_bar, (1 - fixed.alpha_bar).sqrt()
-x0_weight = prediction.between_variables("v", "x0", alpha, sigma)
-eps_weight = prediction.between_variables("v", "eps", alpha[:-1], sigma[:-1])
+x0_weight = prediction.loss_weight("v", "x0", alpha, sigma)
+eps_weight = prediction.loss_weight("v", "eps", alpha[:-1], sigma[:-1])
 identity = max(
     (x0_weight - (1 + fixed.snr)).abs().max().item() / (1 + fixed.snr).max().item(),
     (eps_weight * fixed.alpha_bar[:-1] - 1).abs().max().item(),

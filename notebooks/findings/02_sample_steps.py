@@ -23,6 +23,7 @@ out_dir = ""
 import math
 import tempfile
 import warnings
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from diffusers import DDIMScheduler
 
 import zsnr
 from lab import ROOT
+from lab.measure.evaluation import REAL, Cell
+from lab.measure.laws import sampled
 from lab.measure.metrics import interval
 from lab.measure.study import Study
 from lab.report import claims, figures
@@ -45,7 +48,7 @@ figures.style()
 warnings.filterwarnings("ignore", "(leading|linspace) spacing")  # the flaw is what is studied here
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-sd = zsnr.stable_diffusion()
+sd = zsnr.schedule.stable_diffusion()
 fixed = zsnr.rescale_zero_terminal_snr(sd)
 
 # %% [markdown]
@@ -119,12 +122,12 @@ print(
     f"{'schedule':18s}{'spacing':10s}{'mean':>8s}{'many steps':>12s}{'closed form':>13s}{'std ratio':>12s}{'many steps':>12s}{'closed form':>13s}"
 )
 means = {}
-for name, schedule in {"Stable Diffusion": sd, "linear": zsnr.linear(), "SD, zero SNR": fixed}.items():
+for name, schedule in {"Stable Diffusion": sd, "linear": zsnr.schedule.linear(), "SD, zero SNR": fixed}.items():
     law_mean, law_std = brightness.predicted(schedule.alpha_bar[-1].item(), L, m)
     dense = schedule.angle[-1] * torch.linspace(1, 0, 4001, dtype=torch.float64)
-    limit_mean, limit_std = brightness.sampled(zsnr.heun, dense, L, m)
+    limit_mean, limit_std = sampled(zsnr.heun, dense, L, m)
     for spacing in ("leading", "trailing"):
-        mean, std = brightness.sampled(zsnr.ddim, zsnr.grid(schedule, 50, spacing), L, m)
+        mean, std = sampled(zsnr.ddim, zsnr.grid(schedule, 50, spacing), L, m)
         means[name, spacing] = mean / math.sqrt(n)
         print(
             f"{name:18s}{spacing:10s}{mean / math.sqrt(n):8.4f}{limit_mean / math.sqrt(n):12.4f}{law_mean / math.sqrt(n):13.4f}{std:12.4f}{limit_std:12.4f}{law_std:13.4f}"
@@ -164,9 +167,7 @@ print(f"beta_1 = {sd.betas[0]:.5f}, sqrt(1 - alpha_bar_1) = {leftover:.4f}")
 counts = [5, 10, 25, 50]
 L_level = 635 / 3  # the backdrop of this project's pictures: 635 pixels on average, level uniform in [-1, 1]
 ratio = {
-    (spacing, S): brightness.sampled(zsnr.ddim, zsnr.grid(fixed, S, spacing), L_level)[1]
-    for spacing in SPACINGS
-    for S in counts
+    (spacing, S): sampled(zsnr.ddim, zsnr.grid(fixed, S, spacing), L_level)[1] for spacing in SPACINGS for S in counts
 }
 print(f"{'S':>10s}" + "".join(f"{S:9d}" for S in counts))
 for spacing in SPACINGS:
@@ -269,15 +270,13 @@ ddim1 = zsnr.ddim(data, one_noise, consecutive, eta=1.0, generators=zsnr.generat
 print(f"DDPM against DDIM with eta = 1 over 1000 steps from zero SNR: {(ddpm - ddim1).abs().max().item():.1e}")
 single = max(
     (
-        zsnr.SAMPLERS[s](
-            data, noise, torch.tensor([phi, 0.0], dtype=torch.float64), generators=zsnr.generators(range(8))
-        )
+        sampler(data, noise, torch.tensor([phi, 0.0], dtype=torch.float64))
         - (math.cos(phi) * noise - math.sin(phi) * data(noise, phi))
     )
     .abs()
     .max()
     .item()
-    for s in ("ddim", "ddpm", "euler", "heun")
+    for sampler in (zsnr.ddim, partial(zsnr.ddpm, generators=zsnr.generators(range(8))), zsnr.euler, zsnr.heun)
     for phi in (0.3, 1.0, 1.5, math.pi / 2)
 )
 print(f"one step to 0 against the denoiser: {single:.1e}")
@@ -307,24 +306,24 @@ found += [
 # Fréchet distance hardly sees brightness, so the two need not agree.
 
 # %%
-study = Study(ROOT / results)
-trained = sorted({int(c.rsplit("-", 1)[1]) for c in study.measures if c.startswith("zsnr/linspace-ddim")})
+study = Study(ROOT / results / "zsnr")
+trained = sorted({cell.nfe for cell in study.cells(model="zsnr", spacing="linspace", sampler="ddim")})
 print(f"{'S':>4s} {'spacing':10s}{'level std / data':>24s}{'W1 of the level':>24s}{'Frechet distance':>26s}")
 for S in trained:
     for spacing in SPACINGS:
-        cell = f"zsnr/{spacing}-ddim-{S}"
+        cell = Cell("zsnr", spacing, nfe=S)
         print(
             f"{S:4d} {spacing:10s}{study.text(cell, 'level', 'std_ratio'):>24s}{study.text(cell, 'level', 'w1'):>24s}{study.text(cell, 'frechet'):>26s}"
         )
 print(
-    f"{'':4s} {'real':10s}{study.text('real', 'level', 'std_ratio'):>24s}{study.text('real', 'level', 'w1'):>24s}{study.text('real', 'frechet'):>26s}"
+    f"{'':4s} {'real':10s}{study.text(REAL, 'level', 'std_ratio'):>24s}{study.text(REAL, 'level', 'w1'):>24s}{study.text(REAL, 'frechet'):>26s}"
 )
 
 # %%
 fig, axes = plt.subplots(len(trained), 3, figsize=(6.5, 0.62 * len(trained) + 0.25))
 for row, S in zip(axes, trained, strict=True):
     for ax, spacing in zip(row, SPACINGS, strict=True):
-        figures.pictures(ax, study.pictures(f"zsnr/{spacing}-ddim-{S}")[:16], 8, spacing if trained[0] == S else "")
+        figures.pictures(ax, study.pictures(Cell("zsnr", spacing, nfe=S))[:16], 8, spacing if trained[0] == S else "")
     row[0].text(-0.03, 0.5, f"S = {S}", transform=row[0].transAxes, ha="right", va="center")
 fig.subplots_adjust(wspace=0.03, hspace=0.06)
 figures.save(fig, out, "figure4")
@@ -335,7 +334,7 @@ for ax, keys, title in zip(
     axes, (("level", "std_ratio"), ("frechet",)), ("level std / data's", "Fréchet distance"), strict=True
 ):
     for spacing in SPACINGS:
-        cells = [f"zsnr/{spacing}-ddim-{S}" for S in trained]
+        cells = [Cell("zsnr", spacing, nfe=S) for S in trained]
         middle = np.array([study.mean(c, *keys) for c in cells])
         bounds = np.array([study.interval(c, *keys) for c in cells])
         ax.errorbar(
@@ -347,7 +346,7 @@ for ax, keys, title in zip(
             label=spacing,
             capsize=2,
         )
-    ax.axhline(study.mean("real", *keys), color=figures.COLOURS["data"], lw=0.8, ls=":", label="real pictures")
+    ax.axhline(study.mean(REAL, *keys), color=figures.COLOURS["data"], lw=0.8, ls=":", label="real pictures")
     ax.set(xscale="log", xticks=trained, xlabel="DDIM steps $S$", title=title)
     ax.set_xticklabels(trained)
     ax.minorticks_off()
@@ -361,7 +360,8 @@ figures.save(fig, out, "spacing")
 few, many = trained[0], 25 if 25 in trained else trained[-1]
 by_seed = {
     S: np.subtract(
-        study.values(f"zsnr/linspace-ddim-{S}", "frechet"), study.values(f"zsnr/trailing-ddim-{S}", "frechet")
+        study.values(Cell("zsnr", "linspace", nfe=S), "frechet"),
+        study.values(Cell("zsnr", "trailing", nfe=S), "frechet"),
     )
     for S in (few, many)
 }

@@ -34,6 +34,7 @@ import torch
 
 import zsnr
 from lab import ROOT
+from lab.measure.evaluation import REAL, Cell
 from lab.measure.metrics import interval
 from lab.measure.study import Study
 from lab.models import data
@@ -44,18 +45,18 @@ torch.set_num_threads(1)
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-study = Study(ROOT / results)
+study = Study(ROOT / results / "zsnr")
 facts = json.loads((ROOT / "results/data/data.json").read_text())
 mask = data.load(ROOT / source).mask
 backdrop = (~mask).sum((1, 2, 3)).double().mean().item()  # pixels a picture; 0 where images fill the frame
 
 
-def evaluations(start):
+def evaluations(model):
     """How many evaluations the model's leading DDIM cells use."""
-    return [int(cell.rsplit("-", 1)[1]) for cell in study.measures if cell.startswith(start)]
+    return [cell.nfe for cell in study.cells(model=model, spacing="leading", sampler="ddim")]
 
 
-short, long = min(evaluations("base/leading-ddim-")), max(evaluations("control/leading-ddim-"))
+short, long = min(evaluations("base")), max(evaluations("control"))
 heun = long - 1 + long % 2
 print(f"{len(study.seeds)} seeds; comparisons at {short} and {long} evaluations of the network")
 print(f"{backdrop:.0f} of {mask[0].numel()} pixels are backdrop, on average")
@@ -67,10 +68,10 @@ print(f"{backdrop:.0f} of {mask[0].numel()} pixels are backdrop, on average")
 
 # %%
 models = {
-    "base": f"base/leading-ddim-{short}",
-    "control": f"control/leading-ddim-{short}",
-    "offset": f"offset/leading-ddim-{short}",
-    "zsnr": f"zsnr/trailing-ddim-{short}",
+    "base": Cell("base", "leading", nfe=short),
+    "control": Cell("control", "leading", nfe=short),
+    "offset": Cell("offset", "leading", nfe=short),
+    "zsnr": Cell("zsnr", "trailing", nfe=short),
 }
 titles = {
     "base": "base\n$\\epsilon$, flawed schedule",
@@ -98,14 +99,14 @@ def outline(ax, what):
     if what == "level" and backdrop:
         ax.plot([-1, -1, 1, 1], [0, 0.5, 0.5, 0], color=figures.COLOURS["data"], lw=1.2, label="data")
     else:
-        real = study.samples[f"real/{what}"].numpy()
+        real = study.samples(REAL, what)[0].numpy()
         ax.hist(real, bins, density=True, histtype="step", color=figures.COLOURS["data"], lw=1.2, label="data")
 
 
 fig, axes = plt.subplots(2, 4, figsize=(7, 3), sharex=True, sharey="row")
 for column, (variant, cell) in zip(axes.T, models.items(), strict=True):
     for ax, what in zip(column, ("level", "mean"), strict=True):
-        values = np.concatenate([s[f"{cell}/{what}"].numpy() for s in study.seed_samples if f"{cell}/{what}" in s])
+        values = np.concatenate([x.numpy() for x in study.samples(cell, what)])
         ax.hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.75)
         outline(ax, what)
         ax.set_yticks([])
@@ -125,15 +126,15 @@ figures.save(fig, out, "levels")
 # over pictures (bootstrap) where there is one model only.
 
 # %%
-alpha_bar_T = {"flawed": zsnr.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
+alpha_bar_T = {"flawed": zsnr.schedule.stable_diffusion().alpha_bar[-1].item(), "fixed": 0.0}
 directions = {"level": (backdrop or 240, facts["level_std"]), "mean": (mask[0].numel(), facts["mean_std"])}
 rows = {
     "base": (models["base"], "flawed", False, False),
     "control": (models["control"], "flawed", False, False),
     "offset": (models["offset"], "flawed", True, False),
-    "offset, offset start": (models["offset"] + "-offset", "flawed", True, True),
+    "offset, offset start": (models["offset"].but(start="offset"), "flawed", True, True),
     "zsnr": (models["zsnr"], "fixed", False, False),
-    "zsnr, Heun": (f"zsnr/trailing-heun-{heun}", "fixed", False, False),
+    "zsnr, Heun": (Cell("zsnr", "trailing", "heun", heun), "fixed", False, False),
 }
 for what, (n, spread) in directions.items():
     print(f"{what:22s}{'std / data':>23s}{'law':>7s}{'bias':>25s}{'law':>8s}{'W1':>23s}")
@@ -147,7 +148,7 @@ for what, (n, spread) in directions.items():
             f"{study.text(cell, what, 'bias'):>25s}{(mean - true) / math.sqrt(n):8.3f}{study.text(cell, what, 'w1'):>23s}"
         )
     print(
-        f"  {'real pictures':20s}{study.text('real', what, 'std_ratio'):>23s}{'':7s}{study.text('real', what, 'bias'):>25s}{'':8s}{study.text('real', what, 'w1'):>23s}"
+        f"  {'real pictures':20s}{study.text(REAL, what, 'std_ratio'):>23s}{'':7s}{study.text(REAL, what, 'bias'):>25s}{'':8s}{study.text(REAL, what, 'w1'):>23s}"
     )
 
 # %% [markdown]
@@ -161,29 +162,28 @@ for what, (n, spread) in directions.items():
 # %%
 
 
-def exact(variant, cell):
+def exact(cell):
     """The exact denoiser's std ratio; there is none where the images have no backdrop."""
-    name = f"exact-{variant}/{cell}"
-    return study.mean(name, "level", "std_ratio") if name in study else math.nan
+    cell = cell.but(exact=True)
+    return study.mean(cell, "level", "std_ratio") if cell in study else math.nan
 
 
 print(f"{'level std / data':34s}{'trained, flawed':>24s}{'exact':>8s}{'trained, zero SNR':>26s}{'exact':>8s}")
 for spacing in ("leading", "trailing"):
     for sampler, evaluations in (("ddim", long), ("heun", heun)):
-        cell = f"{spacing}-{sampler}-{evaluations}"
-        print(
-            f"  {cell:32s}{study.text('control/' + cell, 'level', 'std_ratio'):>24s}{exact('control', cell):8.3f}"
-            f"{study.text('zsnr/' + cell, 'level', 'std_ratio'):>26s}{exact('zsnr', cell):8.3f}"
-        )
-cell = f"trailing-heun-{8 * short - 1}"
-print(f"  {'leak alone, ' + cell:32s}{'':24s}{exact('control', cell):8.3f}{'':26s}{exact('zsnr', cell):8.3f}")
+        cells = [Cell(model, spacing, sampler, evaluations) for model in ("control", "zsnr")]
+        values = [f"{study.text(cell, 'level', 'std_ratio'):>24s}{exact(cell):8.3f}" for cell in cells]
+        print(f"  {f'{spacing}-{sampler}-{evaluations}':32s}{'  '.join(values)}")
+limit = [exact(Cell(model, "trailing", "heun", 8 * short - 1)) for model in ("control", "zsnr")]
+print(f"  {f'leak alone, trailing-heun-{8 * short - 1}':32s}{'':24s}{limit[0]:8.3f}{'':26s}{limit[1]:8.3f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(5.2, 2.6))
-order = [f"{s}-{k}-{n}" for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", heun))]
+order = [(s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", heun))]
 for shift, (variant, label) in enumerate((("control", "flawed, trained"), ("zsnr", "zero SNR, trained"))):
-    middle = np.array([study.mean(f"{variant}/{c}", "level", "std_ratio") for c in order])
-    bounds = np.array([study.interval(f"{variant}/{c}", "level", "std_ratio") for c in order])
+    cells = [Cell(variant, *how) for how in order]
+    middle = np.array([study.mean(cell, "level", "std_ratio") for cell in cells])
+    bounds = np.array([study.interval(cell, "level", "std_ratio") for cell in cells])
     x = np.arange(len(order)) + (shift - 0.5) * 0.36
     ax.bar(
         x,
@@ -196,10 +196,10 @@ for shift, (variant, label) in enumerate((("control", "flawed, trained"), ("zsnr
         label=label,
         error_kw={"lw": 0.8},
     )
-    ideal = [exact(variant, c) for c in order]
+    ideal = [exact(cell) for cell in cells]
     ax.plot(x, ideal, "D", color="white", mec=figures.COLOURS["data"], ms=4, label="exact denoiser" if shift else None)
 ax.axhline(1, color=figures.COLOURS["data"], lw=0.8)
-ax.set_xticks(range(len(order)), [c.replace("-", "\n", 1).replace("-", ", ") for c in order])
+ax.set_xticks(range(len(order)), [f"{spacing}\n{sampler}, {n}" for spacing, sampler, n in order])
 ax.set(
     xlabel="steps, sampler and evaluations",
     ylabel="std of the backdrop level / data's",
@@ -214,12 +214,12 @@ figures.save(fig, out, "table")
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(6, 3.4), height_ratios=(1.6, 1))
 pair = (
-    ("control", f"control/leading-ddim-{short}", "flawed schedule, $\\epsilon$"),
-    ("zsnr", f"zsnr/trailing-heun-{heun}", "zero terminal SNR, $v$, from $\\varphi = \\pi/2$"),
+    ("control", Cell("control", "leading", nfe=short), "flawed schedule, $\\epsilon$"),
+    ("zsnr", Cell("zsnr", "trailing", "heun", heun), "zero terminal SNR, $v$, from $\\varphi = \\pi/2$"),
 )
 for column, (variant, cell, title) in zip(axes.T, pair, strict=True):
     figures.pictures(column[0], study.pictures(cell)[:32], 8, title)
-    values = np.concatenate([s[f"{cell}/level"].numpy() for s in study.seed_samples])
+    values = np.concatenate([x.numpy() for x in study.samples(cell, "level")])
     column[1].hist(values.clip(-1.25, 1.25), bins, density=True, color=figures.COLOURS[variant], alpha=0.8)
     outline(column[1], "level")
     column[1].set(
@@ -237,7 +237,7 @@ figures.save(fig, out, "main")
 # ## What is claimed, measured
 
 # %%
-flawed, fixed, offset = models["control"], f"zsnr/trailing-heun-{heun}", models["offset"]
+flawed, fixed, offset = models["control"], Cell("zsnr", "trailing", "heun", heun), models["offset"]
 
 
 def ratio(cell):
@@ -293,11 +293,11 @@ print(
     "variance of the noise along the mean:", ", ".join(f"{v:.2f} (n = {n})" for v, n in zip(drawn, pixels, strict=True))
 )
 
-over = [(s[f"{offset}/level"].abs() > 1.02).double().mean().item() for s in study.seed_samples]
-start = study.difference(offset + "-offset", offset, "level", "std_ratio")
+over = [(x.abs() > 1.02).double().mean().item() for x in study.samples(offset, "level")]
+start = study.difference(offset.but(start="offset"), offset, "level", "std_ratio")
 note = (
     f"sampled from plain noise, as its users do; the Gaussian law says greyer. "
-    f"From noise with an offset: std ratio {study.mean(offset + '-offset', 'level', 'std_ratio'):.2f}"
+    f"From noise with an offset: std ratio {study.mean(offset.but(start='offset'), 'level', 'std_ratio'):.2f}"
 )
 found += [
     claims.measure(
@@ -340,7 +340,7 @@ print(f"offset noise, started from plain noise: {spread}, and {shift} on average
 print(f"offset less control, std ratio: {wider:.3f} [{wider_interval[0]:.3f}, {wider_interval[1]:.3f}]")
 print(f"offset start less plain start, std ratio: {start[0]:.3f} [{start[1][0]:.3f}, {start[1][1]:.3f}]")
 print(
-    f"levels beyond the data's range (by .02): offset {np.mean(over):.3f}, of real pictures {(study.samples['real/level'].abs() > 1.02).double().mean():.3f}"
+    f"levels beyond the data's range (by .02): offset {np.mean(over):.3f}, of real pictures {(study.samples(REAL, 'level')[0].abs() > 1.02).double().mean():.3f}"
 )
 
 # %% [markdown]

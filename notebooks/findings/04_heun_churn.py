@@ -27,7 +27,6 @@ repeats = 10
 out_dir = ""
 
 # %%
-import json
 import math
 import tempfile
 from functools import partial
@@ -39,17 +38,17 @@ import numpy as np
 import torch
 from diffusers import EDMEulerScheduler, EulerDiscreteScheduler
 from matplotlib.ticker import NullLocator
-from safetensors.torch import load_file
 from scipy import stats
 
 import zsnr
 from lab import ROOT
 from lab.measure import sweep
 from lab.measure.metrics import interval
+from lab.measure.store import load
 from lab.models import data
+from lab.models.mixture import Mixture
 from lab.report import claims, figures
 from zsnr import samplers
-from zsnr.denoisers import Mixture
 from zsnr.finetune import loop
 from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, VP
@@ -637,17 +636,14 @@ figures.save(fig, out, "exact")
 # independent, which is cautious, since all cells draw from the same noises.
 
 # %%
-measures = json.loads((ROOT / results / "sweep/measures.json").read_text())
-kept = load_file(ROOT / results / "sweep/samples.safetensors")
+drawn = load(ROOT / results / "edm/sweep")
 NETWORKS = ("original", "edm", "short")
 cell = {}
-for key, m in measures.items():
-    if key.startswith("churn/"):
-        _, name, S, where, S_noise = key.split("/")
-        half = (m["frechet_interval"][1] - m["frechet_interval"][0]) / 2
-        cell[name, float(S), where, float(S_noise)] = m["frechet"], half
-        N = (m["evaluations"] + 1) // 2
-sizes_of = sorted(int(key.split("/")[1]) for key in measures if key.startswith("real/"))
+for m in drawn.where(study="churn"):
+    half = (m["frechet_interval"][1] - m["frechet_interval"][0]) / 2
+    cell[m["model"], float(m["S_churn"]), m["range"], m["S_noise"]] = m["frechet"], half
+    N = (m["evaluations"] + 1) // 2
+sizes_of = sorted(drawn.where(study="real").values("n"))
 few = sizes_of[0]  # the churned cells have the fewest pictures
 amounts = sorted({S for _, S, _, _ in cell if S > 0})
 share_of = {S: min(S / N, GAMMA_MAX) for S in amounts}
@@ -669,7 +665,7 @@ def less(a, b):
     return a[0] - b[0], (a[0] - b[0] - half, a[0] - b[0] + half)
 
 
-real = measures[f"real/{few}"]["frechet"]
+real = drawn.one(study="real", n=few)["frechet"]
 print(f"N = {N} steps, {few} pictures each; as many real ones: {real:.2f}")
 head = [f"{S:g} ({share_of[S]:.3f})" for S in amounts]
 print(f"{'S_churn (gamma)':30s}{'0':>16s}" + "".join(f"{h:>16s}" for h in head))
@@ -855,10 +851,10 @@ found += [
 
 # %%
 held_out = sizes_of[-1] // 2
-values = held_out * math.prod(kept[next(k for k in kept if k.startswith("real/"))].shape[1:])
+values = held_out * math.prod(drawn.where(study="real").rows[0].tensors["pictures"].shape[1:])
 removed = {}
 for name in NETWORKS:
-    table = measures[f"network/{name}"]
+    table = drawn.one(study="network", model=name)
     sigma, r, e = (np.array(table[k]) for k in ("sigma", "residual", "error"))
     c = calibration(r, e, sigma)
     # the noises' own mean square enters c as (1 - it) / 2r, the product of error and residual by its size
@@ -925,7 +921,7 @@ print(f"{'sigma':>12s}" + "".join(f"{s:9.3g}" for s in sigma))
 print(f"{'exact':>12s}" + "".join(f"{'< 1e-6' if v < 1e-6 else f'{v:.1e}':>9s}" for v in exact_asymmetry))
 asymmetry = {}
 for name in NETWORKS:
-    table = measures[f"network/{name}"]
+    table = drawn.one(study="network", model=name)
     value, half = np.array(table["asymmetry"]), 1.96 * np.array(table["asymmetry_se"])
     asymmetry[name] = value, half
     print(f"{name:>12s}" + "".join(f"{v:9.3f}" for v in value))
@@ -992,14 +988,15 @@ figures.save(fig, out, "network")
 # %%
 levels, factors = (0.1, 0.5, 2.0, 10.0), (1.0, 1.007)
 trained_change, strips = {}, {}
-total = measures["in_place/original/0.1/1.0"]["iterations"]
+in_place = drawn.where(study="in_place")
+total = in_place.one(model="original", sigma=0.1, S_noise=1.0)["iterations"]
 print(f"after {total} iterations (the paper's figure goes to 10000)")
 print(f"{'':10s}{'sigma':>6s}{'S_noise':>9s}{'contrast':>28s}{'detail':>28s}{'std, all':>18s}{'|D| > 1.02, all':>20s}")
 for name in ("original", "edm"):
     for sigma in levels:
         for S_noise in factors:
-            m, x = measures[f"in_place/{name}/{sigma}/{S_noise}"], kept[f"in_place/{name}/{sigma}/{S_noise}/pictures"]
-            states = x.float().unflatten(0, (len(m["std"]), -1))
+            m = in_place.one(model=name, sigma=sigma, S_noise=S_noise)
+            states = m.tensors["pictures"].float().unflatten(0, (len(m["std"]), -1))
             strips[name, sigma, S_noise] = states
             changes = [change(f, states[0], states[-1:]) for f in (contrast, detail)]
             over_picture = [(s.abs() > 1.02).double().flatten(1).mean(1) for s in (states[0], states[-1])]
@@ -1025,7 +1022,7 @@ fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.4))
 shade = dict(zip(levels, plt.cm.viridis(np.linspace(0, 0.85, 4)), strict=True))
 for sigma in levels:
     for S_noise, line in zip(factors, ("-", "--"), strict=True):
-        m = measures[f"in_place/original/{sigma}/{S_noise}"]
+        m = in_place.one(model="original", sigma=sigma, S_noise=S_noise)
         when = np.linspace(0, total, len(m["std"]))
         label = rf"$\sigma = {sigma:g}$" if S_noise == 1.0 else None
         axes[0].plot(when, np.array(m["std"]) / m["std"][0], line, color=shade[sigma], label=label)

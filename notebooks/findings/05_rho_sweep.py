@@ -25,7 +25,6 @@ substeps = 200
 out_dir = ""
 
 # %%
-import json
 import math
 import tempfile
 from itertools import pairwise
@@ -41,10 +40,11 @@ import zsnr
 from lab import ROOT
 from lab.measure.local_error import frozen, local_errors, step
 from lab.measure.metrics import interval
+from lab.measure.store import load
 from lab.models import data
+from lab.models.mixture import Mixture
 from lab.report import claims, figures
 from zsnr import edm
-from zsnr.denoisers import Mixture
 from zsnr.path import EDM, VE
 from zsnr.samplers import rk45
 
@@ -65,7 +65,7 @@ colour = dict(zip(RHOS, plt.cm.viridis(np.linspace(0, 0.88, len(RHOS))), strict=
 # %%
 top, bottom = 80.0, 0.02
 L = math.log(top / bottom)
-geometric = torch.tan(edm.ve(bottom, top).steps(64))[:-1]
+geometric = torch.tan(edm.column("ve", sigma_min=bottom, sigma_max=top).steps(64))[:-1]
 uneven = torch.tan(zsnr.karras(64, bottom, top, 1.0))[:-1].diff().diff().abs().max().item()
 limit = {}
 print(f"rho = 1: steps of sigma differ by less than 1e-11, the rounding of an angle near pi/2: {uneven < 1e-11}")
@@ -729,15 +729,12 @@ figures.save(fig, out, "global")
 # pictures against real ones. Figure 13c's curves cannot be read as numbers; the text's statement stands for them.
 
 # %%
-measures = json.loads((ROOT / results / "sweep/measures.json").read_text(encoding="utf-8"))
-trained = {int(cell.removeprefix("rho/")): m for cell, m in measures.items() if cell.startswith("rho/")}
-trained = dict(sorted(trained.items()))
+drawn = load(ROOT / results / "edm/sweep")
+trained = {row["rho"]: row for row in sorted(drawn.where(study="rho"), key=lambda row: row["rho"])}
 steps = (next(iter(trained.values()))["evaluations"] + 1) // 2
 distance = {rho: m["frechet"] for rho, m in trained.items()}
 bounds = {rho: m["frechet_interval"] for rho, m in trained.items()}
-real = max(
-    (int(cell.partition("/")[2] or 0), m["frechet"]) for cell, m in measures.items() if cell.split("/")[0] == "real"
-)[1]
+real = max(drawn.where(study="real"), key=lambda row: row["n"])["frechet"]
 print(
     f"{'rho':>4s}{'Frechet distance':>28s}{'Inception score':>18s}{'level std / data':>18s}{'exact RMSE, Gaussian':>22s}"
 )

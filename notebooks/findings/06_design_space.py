@@ -27,7 +27,6 @@ out_dir = ""
 
 # %%
 import functools
-import json
 import math
 import tempfile
 from itertools import pairwise
@@ -43,11 +42,14 @@ from sklearn.datasets import load_digits
 
 import zsnr
 from lab import ROOT
+from lab.measure.laws import Counted
 from lab.measure.metrics import interval
+from lab.measure.store import Results, load
+from lab.models.mixture import Mixture
+from lab.models.sde import from_sde
 from lab.report import claims, figures
 from zsnr import edm
-from zsnr.denoisers import Counted, Mixture
-from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, from_sde
+from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP
 from zsnr.samplers import dpmpp_2m, euler, heun, rk2, rk45
 
 torch.set_num_threads(1)
@@ -328,7 +330,7 @@ print(f"{'':16s}{'noise left by':>15s}{'right multiplier':>22s}")
 print(f"{'N':>6s}{'ends at':>10s}{'the original':>15s}{'at eps_s':>12s}{'after D':>10s}")
 left = {}
 for N in (64, 128, 256, 512, 1000):
-    right = point, torch.ones(1, 1), edm.vp().steps(N)
+    right = point, torch.ones(1, 1), edm.column("vp").steps(N)
     ways = vp_original(N), reached(euler, *right, path=VP), euler(*right, path=VP)
     left[N] = [127.5 * abs(float(x)) for x in ways]
     print(f"{N:6d}{eps_s - 1 / N:10.4f}" + "{:15.2f}{:12.2f}{:10.2f}".format(*left[N]))
@@ -340,7 +342,7 @@ noise16 = zsnr.randn((64, 16), zsnr.generators(range(64))).double()
 
 def ve_original(N, dtype, network=torch.float32):
     """x at sigma_min by Song's VE update, x <- x + (sigma_i^2 - sigma_{i+1}^2) / 2 score, state and levels in a dtype."""
-    levels = torch.tan(edm.ve(low, high).steps(N)[:-1]).to(dtype)
+    levels = torch.tan(edm.column("ve", sigma_min=low, sigma_max=high).steps(N)[:-1]).to(dtype)
     x, L = (noise16 * high).to(dtype), spectrum.to(network)
     for a, b in pairwise(levels):
         y = x.to(network)
@@ -358,10 +360,12 @@ for N in [n for n in (128, 512, 2048, 8192) if n <= max(evaluations, 512)]:
     roundoff[N] = rms(exact - truth), rms(ve_original(N, torch.float32) - double), rms(double - exact)
     print(f"{N:6d}" + "{:14.1e}{:28.1e}{:29.1e}".format(*roundoff[N]))
 most = max(roundoff)
-ours = reached(euler, wide, math.sin(top) * noise16, edm.ve(low, high).steps(128), path=VE) / math.cos(bottom)
+ours = reached(
+    euler, wide, math.sin(top) * noise16, edm.column("ve", sigma_min=low, sigma_max=high).steps(128), path=VE
+) / math.cos(bottom)
 same = (ours - ve_original(128, torch.float64, torch.float64)).abs().max().item()
 check("E-03", "Song's VE update less Euler on sigma = sqrt(t), 128 steps", same, at_most=1e-9)
-ends_ve = torch.tan(edm.ve().steps(8))[[0, -2]]
+ends_ve = torch.tan(edm.column("ve").steps(8))[[0, -2]]
 check("E-03", "first and last level for data in [-1, 1]", ends_ve, equal=[2 * 50.0, 2 * 0.01], abs=1e-9)
 check("E-04", "N = 128: the original ends at time", eps_s - 1 / 128, at_most=0.0)
 check("E-04", "N = 128: noise it leaves, grey levels of 255", left[128][0], at_least=1.0)
@@ -479,8 +483,8 @@ GRIDS = {
     ANGLE: (zsnr.power, "power 1.5"),
     FLOW: (zsnr.power, "power 1.5"),
     EDM: (zsnr.karras, "rho 7"),
-    VE: (edm.ve().steps, "geometric"),
-    VP: (edm.vp().steps, "uniform t"),
+    VE: (edm.column("ve").steps, "geometric"),
+    VP: (edm.column("vp").steps, "uniform t"),
 }
 DATA = {"Gaussian": (gauss, noise4), "mixture": (three, noise2)}
 counts = [min(evaluations, 512) // k for k in (8, 4, 2, 1)]
@@ -582,13 +586,13 @@ rho7, rho7_ve = zsnr.karras, lambda N: zsnr.karras(N, sigma_min=low)
 rho7_ddim = lambda N: zsnr.karras(N, sigma_min=0.0064)  # noqa: E731
 LABELS = ("original: Euler, its own steps", "Heun, rho 7 steps", "Heun, rho 7 steps, sigma = t")
 FAMILIES = {
-    "VP": ((euler, VP, edm.vp().steps, POWERS), (heun, VP, rho7, FEW), (heun, EDM, rho7, FEW)),
+    "VP": ((euler, VP, edm.column("vp").steps, POWERS), (heun, VP, rho7, FEW), (heun, EDM, rho7, FEW)),
     "VE": (
-        (euler, VE, edm.ve().steps, [*POWERS, *LONG]),
+        (euler, VE, edm.column("ve").steps, [*POWERS, *LONG]),
         (heun, VE, rho7_ve, FEW),
         (heun, EDM, rho7_ve, FEW),
     ),
-    "DDIM": ((euler, EDM, edm.iddpm().steps, POWERS[:-1]), (heun, EDM, rho7_ddim, FEW)),
+    "DDIM": ((euler, EDM, edm.column("iddpm").steps, POWERS[:-1]), (heun, EDM, rho7_ddim, FEW)),
 }
 curves = {
     (family, label): np.array([sampled(solver, make(N), path=path) for N in counts_])
@@ -695,7 +699,7 @@ for steps in [n for n in FEW if n in (12, 18, 28, 64, 128)]:
     black_box[steps] = min((r[0] for r in curves["RK45"] if r[1] <= error), default=math.nan) / n
     print(f"{error:14.4f}{n:8.0f}{black_box[steps] * n:8.0f}")
 starts = [n for n in (16, 64, 256) if n <= evaluations]
-start_at = {j: [sampled(euler, edm.iddpm(j_0=j).steps(N), path=EDM)[1] for N in starts] for j in (0, 8)}
+start_at = {j: [sampled(euler, edm.column("iddpm", j_0=j).steps(N), path=EDM)[1] for N in starts] for j in (0, 8)}
 print(
     f"iDDPM steps, median error at {', '.join(map(str, starts))}: "
     + "; ".join(f"j_0 = {j} " + " ".join(f"{e:.4f}" for e in es) for j, es in start_at.items())
@@ -787,7 +791,7 @@ figures.save(fig, out, "alpha")
 # nothing is replaced. Steps: *trailing* steps of the schedule; equal steps of the angle; $\rho$ steps from 80 and from 4096; `zsnr.power`, $\tan\varphi = (u/(1-u))^{1.5}$.
 
 # %%
-fixed = zsnr.rescale_zero_terminal_snr(zsnr.stable_diffusion())
+fixed = zsnr.rescale_zero_terminal_snr(zsnr.schedule.stable_diffusion())
 variances = torch.logspace(math.log10(1 / 64), math.log10(64), 61)
 line = zsnr.Gaussian(torch.zeros(61), variances)
 
@@ -904,21 +908,20 @@ figures.save(fig, out, "zero_snr")
 # whose distance is within 3 % of that curve's best.
 
 # %%
-file = ROOT / results / "sweep" / "measures.json"
-sweep = json.loads(file.read_text()) if file.exists() else {}
+folder = ROOT / results / "edm/sweep"
+drawn = load(folder) if folder.exists() else Results([])
 network = {}
-for key, cell in sweep.items():
-    if key.startswith("design/"):
-        solver, path, grid, _ = key.removeprefix("design/").rsplit("-", 3)
-        point_ = cell["evaluations"], cell["frechet"], *cell.get("frechet_interval", [cell["frechet"]] * 2)
-        network.setdefault(f"{solver}-{path}-{grid}", []).append(point_)
+for row in drawn.where(study="design"):
+    curve = row["solver"], row["path"], row["steps"], row["alpha"]
+    network.setdefault(curve, []).append((row["evaluations"], row["frechet"], *row["frechet_interval"]))
 # every cell of this section has half as many pictures as the sweep's largest
-real = sweep[f"real/{max(int(k[5:]) for k in sweep if k.startswith('real/')) // 2}"] if sweep else None
+real = drawn.one(study="real", n=max(drawn.where(study="real").values("n")) // 2) if len(drawn) else None
 network = {name: np.array(sorted(points_)) for name, points_ in network.items()}
+HEUN_EDM, RK45_EDM = ("heun", "EDM", "rho7", 1.0), ("rk45", "EDM", "rho7", 1.0)
 PANELS = {
-    "VP": ("euler-VP-vp", "heun-VP-rho7", "heun-EDM-rho7"),
-    "VE": ("euler-VE-ve", "heun-VE-rho7", "heun-EDM-rho7"),
-    "DDIM": ("euler-EDM-iddpm", "heun-EDM-rho7"),
+    "VP": (("euler", "VP", "vp", 1.0), ("heun", "VP", "rho7", 1.0), HEUN_EDM),
+    "VE": (("euler", "VE", "ve", 1.0), ("heun", "VE", "rho7", 1.0), HEUN_EDM),
+    "DDIM": (("euler", "EDM", "iddpm", 1.0), HEUN_EDM),
 }
 
 
@@ -957,7 +960,8 @@ else:
     for name, curve in network.items():
         best = curve[curve[:, 1].argmin()]
         last_ = ", the curve's last" if nfe(curve)[0] == curve[-1, 0] and len(curve) > 1 else ""
-        print(f"{name:20s}{f'{best[1]:.3f} [{best[2]:.3f}, {best[3]:.3f}]':>24s}{nfe(curve)[0]:13.0f}{last_}")
+        title = "-".join([name[0] + (f"_{name[3]:g}" if name[0] == "rk2" else ""), *name[1:3]])
+        print(f"{title:20s}{f'{best[1]:.3f} [{best[2]:.3f}, {best[3]:.3f}]':>24s}{nfe(curve)[0]:13.0f}{last_}")
     low_, high_ = real["frechet_interval"]
     print(f"{'real pictures':20s}{'{:.3f} [{:.3f}, {:.3f}]'.format(real['frechet'], low_, high_):>24s}")
 
@@ -967,7 +971,7 @@ if network:
     for ax, (family, names) in zip(axes, PANELS.items(), strict=True):
         colours = (ORIGINAL, HEUN, OURS) if len(names) == 3 else (ORIGINAL, OURS)
         labels = LABELS if len(names) == 3 else (LABELS[0], LABELS[2])
-        shown = [*zip(names, labels, colours, strict=True), ("rk45-EDM-rho7", "RK45, sigma = t", OTHER)]
+        shown = [*zip(names, labels, colours, strict=True), (RK45_EDM, "RK45, sigma = t", OTHER)]
         for name, label, colour in shown:
             if name in network:
                 n, middle, lower, upper = network[name].T
@@ -1032,29 +1036,29 @@ if len(gains) == 3:
         **HERE,
     )
 for id, other in (("E-28", "rk45"), ("E-29", "euler")):
-    pair_ = [network.get(f"{name}-EDM-rho7", ()) for name in (other, "heun")]
+    pair_ = [network.get((name, "EDM", "rho7", 1.0), ()) for name in (other, "heun")]
     if all(len(curve) >= 3 for curve in pair_):
         cost = over(*map(nfe, pair_))
         print(f"evaluations of {other} over Heun's, same path: {cost[0]:.1f} [{cost[1][0]:.1f}, {cost[1][1]:.1f}]")
         what = f"network: evaluations of {other} over Heun's on sigma = t"
         check(id, what, cost[0], interval=cost[1], at_least=1.0, **HERE)
 PAIRS = (
-    ("E-10", "network: distance at alpha = 1.1 over alpha = 1", ("rk2_1.1-EDM-rho7", 35), ("heun-EDM-rho7", 35)),
-    ("E-30", "network: distance at 35 over 13 evaluations", ("heun-EDM-rho7", 35), ("heun-EDM-rho7", 13)),
+    ("E-10", "network: distance at alpha = 1.1 over alpha = 1", (("rk2", "EDM", "rho7", 1.1), 35), (HEUN_EDM, 35)),
+    ("E-30", "network: distance at 35 over 13 evaluations", (HEUN_EDM, 35), (HEUN_EDM, 13)),
 )
 for id, what, a, b in PAIRS:
     if at(*a) is not None and at(*b) is not None:
         value, pair = over(at(*a), at(*b))
         print(f"{what}: {value:.3f} [{pair[0]:.3f}, {pair[1]:.3f}]")
         check(id, what, value, interval=pair, at_most=1.0, **HERE)
-if at("heun-EDM-rho7", 35) is not None:
-    curve = network["heun-EDM-rho7"]
+if at(HEUN_EDM, 35) is not None:
+    curve = network[HEUN_EDM]
     best = curve[curve[:, 1].argmin(), 1:]
-    value, pair = over(at("heun-EDM-rho7", 35), best)
+    value, pair = over(at(HEUN_EDM, 35), best)
     check(
         "E-35", "network: distance at 35 evaluations over the curve's best", value, interval=pair, at_most=1.03, **HERE
     )
-repeats = sweep.get("repeats", {}).get("frechet")
+repeats = drawn.one(study="repeats")["frechet"] if len(drawn) else None
 if repeats:
     half = (max(repeats) - min(repeats)) / 2 / np.mean(repeats)
     degrees = len(repeats) - 1

@@ -25,7 +25,6 @@ images = 10_000
 out_dir = ""
 
 # %%
-import json
 import math
 import tempfile
 from fractions import Fraction
@@ -36,12 +35,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sympy as sp
 import torch
-from safetensors.torch import load_file
 from scipy import stats
 from torch import nn
 
 from lab import ROOT
 from lab.measure.metrics import interval
+from lab.measure.store import load
 from lab.models import data, ladder
 from lab.models.augment import augment, warp
 from lab.models.edm_training import EDMRecipe, loss_curve, objective
@@ -53,19 +52,18 @@ torch.set_num_threads(1)
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-folder = ROOT / results / "ladder"
-study = json.loads((folder / "ladder.json").read_text())
+trained = load(ROOT / results / "edm/evaluate_ladder")
+study = trained.facts
 sigma_data, sigmas = study["sigma_data"], np.array(study["sigmas"])
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
 COLOURS = dict(zip("ABCDEF", ("#c9b18b", "#b07a1e", "#d1495b", "#8d6cab", "#1f7a8c", "#222222"), strict=True))
-rows = {
-    name: [row for row in study["rows"] if row["config"] == name]
-    for name in dict.fromkeys(row["config"] for row in study["rows"])
-}
+rungs = trained.where(study="ladder")
+rows = {name: rungs.where(config=name, always=False).rows for name in ladder.CONFIGS}
+rows["F, always"] = rungs.where(always=True).rows
 seeds = [row["seed"] for row in rows["F"]]
 assert all([row["seed"] for row in rows[name]] == seeds for name in ladder.CONFIGS), "the rungs are paired by seed"
 # a share of n pictures is a whole number of n-ths: the least n that fits all shares of the stage
-shares = [row["suspected"] for row in study["rows"]] + list(study["suspected"].values())
+shares = [row["suspected"] for row in rungs] + list(study["suspected"].values())
 samples = math.lcm(*(Fraction(share).limit_denominator(10_000).denominator for share in shares))
 assert samples < 10_000, "these are no shares of one number of pictures"
 
@@ -75,8 +73,8 @@ def check(*args, **bands):
 
 
 print(
-    f"{len(seeds)} seeds, {study['rows'][0]['loss'][-1][0]} training pictures, {study['parameters'] / 1e6:.2f} million parameters, "
-    f"{samples} generated pictures by {study['rows'][0]['evaluations']} evaluations each, sigma_data = {sigma_data}"
+    f"{len(seeds)} seeds, {rungs.rows[0]['loss'][-1][0]} training pictures, {study['parameters'] / 1e6:.2f} million parameters, "
+    f"{samples} generated pictures by {rungs.rows[0]['evaluations']} evaluations each, sigma_data = {sigma_data}"
 )
 
 # %% [markdown]
@@ -267,7 +265,7 @@ check("E-44", f"D over its closed form, {len(sigmas)} levels", ratio, equal=1.0,
 
 # %%
 kept_pictures = min(samples, 256)
-stored = study["curves"]["E/start"]
+stored = rows["E"][0]["curve at the start"]
 z = (np.array(stored["mean"]) - 1) / (np.array(stored["std"]) / math.sqrt(kept_pictures))
 print(
     f"E at the start on {kept_pictures} pictures: {min(stored['mean']):.3f} to {max(stored['mean']):.3f}, off 1 by up to {np.abs(z).max():.1f} standard errors"
@@ -322,7 +320,7 @@ print(
 
 def after(name):
     """(seeds, levels) mean losses after training."""
-    return np.array([study["curves"][f"{name}/{seed}"]["mean"] for seed in seeds])
+    return np.array([row["curve"]["mean"] for row in rows[name]])
 
 
 def p_train(sigma, mean=-1.2, std=1.2):
@@ -345,7 +343,7 @@ fine = np.geomspace(sigmas[0], sigmas[-1], 200)
 for name in "DEF":
     curve = after(name).mean(0)
     axes[0, 0].plot(sigmas, curve, "o-", ms=2.5, color=COLOURS[name], label=name)
-spread = np.mean([study["curves"][f"E/{seed}"]["std"] for seed in seeds], 0)
+spread = np.mean([row["curve"]["std"] for row in rows["E"]], 0)
 axes[0, 0].fill_between(sigmas, E.mean(0) - spread, E.mean(0) + spread, color=COLOURS["E"], alpha=0.15, lw=0)
 axes[0, 0].plot(sigmas, stored["mean"], "--", color=COLOURS["E"], lw=1, label="E, start")
 axes[0, 0].plot(fine, linear_loss(measured, fine), ":", color="#666666", label="linear, our spectrum")
@@ -444,7 +442,7 @@ for name in rows:
         f"{name:10s}{paper.get(name, ''):>6}{text(fd[name]):>26s}{text(values(name, 'level', 'std_ratio')):>24s}{text(values(name, 'level', 'w1')):>24s}"
         + (f"{text(averaged(name)):>24s}" if name in paper else "")
     )
-truth = study["real"]
+truth = trained.one(study="real").measures
 print(f"{'real':10s}{'':6s}{truth['frechet']:26.3f}{truth['level']['std_ratio']:24.3f}{truth['level']['w1']:24.3f}")
 print("\nDifferences of Frechet distance, paired by seed")
 steps = [*pairwise(ladder.CONFIGS), ("C", "E")]
@@ -482,11 +480,10 @@ fig.tight_layout()
 figures.save(fig, out, "ladder")
 
 # %%
-sheet = load_file(folder / "samples.safetensors")
 order = torch.arange(20) % classes
 index = [torch.nonzero(test.label == c)[j].item() for j, c in zip(torch.arange(20) // classes, order, strict=True)]
 level = 2 * torch.rand(20, generator=loop.generator(7, 5)) - 1
-panels = {name: sheet[f"{name}/pictures"].float()[:20] for name in rows}
+panels = {name: of_rung[0].tensors["pictures"].float()[:20] for name, of_rung in rows.items()}
 panels["real"] = test.compose(torch.tensor(index), level)
 fig, axes = plt.subplots(4, 2, figsize=(6.5, 3.0))
 for ax, (name, x) in zip(axes.flat, panels.items(), strict=True):
@@ -594,7 +591,7 @@ level_text = ", ".join(
 )
 loss_text = ", ".join(f"{name} {averaged(name).mean():.3f}" for name in "CDEF")
 note = (
-    f"{len(seeds)} seeds of {study['rows'][0]['loss'][-1][0]} pictures each; a classifier's features; EDM's loss over its p_train: {loss_text}; level std over the data's and W1: {level_text}; "
+    f"{len(seeds)} seeds of {rungs.rows[0]['loss'][-1][0]} pictures each; a classifier's features; EDM's loss over its p_train: {loss_text}; level std over the data's and W1: {level_text}; "
     f"corrected leakage, F less E: {leak.mean():.3f}, always applied: {always:.3f}"
 )
 ends = {pair: interval(gain) for pair, gain in gains.items()}

@@ -202,14 +202,14 @@ def loss(denoiser, y, **kw):
 curves = {"ideal, own images": loss(ideal_D, known[:n]), "ideal, others": loss(ideal_D, y)}
 networks = {}
 for name in ("original", "edm"):
-    path = ROOT / results / "edm" / f"{name}.safetensors"
+    path = ROOT / results / "edm/networks" / f"{name}.safetensors"
     model = sweep.model(path) if path.exists() else None
     if model is not None and model.network.config["channels"] == y.shape[1]:
         networks[name] = model
 if "edm" in networks:
     curves["network"] = loss(networks["edm"], y, class_labels=conditions)
 else:
-    print(f"no network for these images in {results}/edm: its curve is left out")
+    print(f"no network for these images in {results}/edm/networks: its curve is left out")
 linear = choose.gaussian_loss(stat.spectrum, sigmas)
 pick = list(range(0, len(sigmas), 3 if len(sigmas) > 9 else 1))
 print(f"{'sigma':>20s}" + "".join(f"{sigmas[i].item():8.3g}" for i in pick))

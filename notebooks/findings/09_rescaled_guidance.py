@@ -38,7 +38,6 @@ out_dir = ""
 # %%
 import json
 import math
-import re
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -50,13 +49,17 @@ from scipy import stats
 
 import zsnr
 from lab import ROOT
-from lab.measure import evaluation, saturation
+from lab.measure import saturation
+from lab.measure.evaluation import REAL
+from lab.measure.laws import amplification
 from lab.measure.metrics import interval
+from lab.measure.store import load
+from lab.measure.study import by_cell
 from lab.models import data
 from lab.models.backdrop import UniformBackdrop
 from lab.report import claims, figures
 from zsnr.finetune import loop
-from zsnr.guidance import amplification, guided, rescaled, std
+from zsnr.guidance import guided, rescaled, std
 from zsnr.prediction import PREDICTIONS, cos_sin
 
 torch.set_num_threads(1)
@@ -270,7 +273,7 @@ def text(values, digits=3):
 
 
 # %%
-flawed = zsnr.stable_diffusion()
+flawed = zsnr.schedule.stable_diffusion()
 last = flawed.sqrt_alpha_bar[-1].item()
 shares = [math.sqrt(share) for share in (1, 0.75, 0.5, 0.25, 0)]  # equal steps of alpha_bar_T
 terminal = {share: sensitivity(share * last) for share in shares}
@@ -409,29 +412,25 @@ print(f", rotated {text(moved(latent))}")
 # the columns are seeds 0, 1, ..., and so the classes in turn.
 
 # %%
-measures, samples = evaluation.load(ROOT / results / "guide")
+guide = by_cell(load(ROOT / results / "zsnr/guide"))
+FEW = REAL.but(part="few")
 accuracy = json.loads((ROOT / results / "classifier/classifier.json").read_text())["accuracy"]
-PATTERN = re.compile(r"figure6/(zsnr/.+?-(\d+))(?:-w([\d.]+)-phi([\d.]+?)(?:-(x0|eps))?)?$")
-cells = {}  # (w, phi, space): the cell's name
-for key in measures:
-    if match := PATTERN.match(key):
-        plain_cell, steps, w, phi, space = match.groups()
-        cells[(float(w), float(phi), space or "v") if w else (1.0, 0.0, "v")] = key.removeprefix("figure6/")
+cells = {(cell.w, cell.phi, cell.space): cell.but(part="") for cell in guide if cell.part == "figure6"}
 unguided = cells[1.0, 0.0, "v"]
-count = measures[f"figure6/{unguided}"]["n"]
+count = guide[unguided.but(part="figure6")]["n"]
 scales = sorted({w for w, _, _ in cells} - {1.0})
 strengths = {w: sorted(phi for v, phi, space in cells if v == w and space == "v") for w in scales}
-print(f"{count} pictures a cell, {steps} steps; w: {', '.join(map(str, scales))}")
+print(f"{count} pictures a cell, {unguided.nfe} steps; w: {', '.join(map(str, scales))}")
 
 # %%
-columns = min(len(samples[f"{unguided}/pictures"]), 18 // len(scales))
+columns = min(len(guide[unguided].tensors["pictures"]), 18 // len(scales))
 height = 2 + max(len(p) for p in strengths.values())
 fig, axes = plt.subplots(1, len(scales), figsize=(7, 7 * height / 19), squeeze=False)
 for ax, w in zip(axes[0], scales, strict=True):
     rows = {"no guidance": unguided, **{f"$\\phi = {phi:g}$": cells[w, phi, "v"] for phi in strengths[w]}}
     figures.pictures(
         ax,
-        torch.cat([samples[f"{name}/pictures"][:columns] for name in rows.values()]).float(),
+        torch.cat([guide[cell].tensors["pictures"][:columns] for cell in rows.values()]).float(),
         columns,
         f"$w = {w:g}$",
     )
@@ -448,22 +447,22 @@ figures.save(fig, out, "figure6")
 
 
 # %%
-def values(name, what):
+def values(cell, what):
     """One number for each of a cell's pictures; all cells have the same noises."""
     if what == "class":
         asked = torch.arange(count) % K
-        return (samples[f"{name}/class"][:count] == asked).double()
-    return samples[f"{name}/{what}"][:count].double()
+        return (guide[cell].tensors["class"][:count] == asked).double()
+    return guide[cell].tensors[what][:count].double()
 
 
-def band(name, what):
+def band(cell, what):
     """(value, (low, high)) of a measure of a cell."""
     if what == "frechet":
-        m = measures["real/few" if name == "real/few" else f"figure6/{name}"]
+        m = guide[FEW if cell == FEW else cell.but(part="figure6")]
         return m["frechet"], m["frechet_interval"]
-    if name == "real/few" and what == "class":
+    if cell == FEW and what == "class":
         return accuracy, (accuracy, accuracy)
-    v = values(name, what)
+    v = values(cell, what)
     if v.std() == 0:
         return v[0].item(), (v[0].item(), v[0].item())
     return v.mean().item(), interval(v.tolist())
@@ -477,15 +476,15 @@ WHAT = {
 }
 
 
-def line(name, title):
-    cells_ = []
+def line(cell, title):
+    texts = []
     for what in WHAT:
         digits = 1 if what == "frechet" else 3
-        value, (low, high) = band(name, what)
+        value, (low, high) = band(cell, what)
         bounds = f" [{low:.{digits}f}, {high:.{digits}f}]" if low < high else ""
-        cells_.append(f"{value:.{digits}f}{bounds}")
-    relative = band(name, "contrast")[0] / band("real/few", "contrast")[0]
-    print(f"{title:22s}" + "".join(f"{cell:>25s}" for cell in cells_) + f"{relative:10.3f}")
+        texts.append(f"{value:.{digits}f}{bounds}")
+    relative = band(cell, "contrast")[0] / band(FEW, "contrast")[0]
+    print(f"{title:22s}" + "".join(f"{text:>25s}" for text in texts) + f"{relative:10.3f}")
 
 
 print(
@@ -493,7 +492,7 @@ print(
     + "".join(f"{what:>25s}" for what in ("over-exposed", "contrast", "Frechet distance", "class asked for"))
     + "  / data's"
 )
-line("real/few", "real")
+line(FEW, "real")
 line(unguided, "no guidance")
 for (w, phi, space), name in sorted(
     cells.items(), key=lambda item: (item[0][0], item[0][2] != "v", item[0][2], item[0][1])
@@ -520,16 +519,16 @@ for ax, (what, title) in zip(axes, WHAT.items(), strict=True):
             label=f"$w = {w:g}$",
         )
     for space, marker, shift in (("x0", "s", -0.05), ("eps", "^", 0.05)):
-        there = sorted((phi, name) for (w, phi, s), name in cells.items() if s == space and w == W)
-        points = [band(name, what) for _, name in there]
+        there = sorted((phi, str(cell), cell) for (w, phi, s), cell in cells.items() if s == space and w == W)
+        points = [band(cell, what) for *_, cell in there]
         middle, bounds = np.array([m for m, _ in points]), np.array([b for _, b in points])
         ax.errorbar(
-            [phi + shift for phi, _ in there], middle, np.abs(bounds.T - middle), fmt=marker, color=STYLES[space][0],
+            [phi + shift for phi, *_ in there], middle, np.abs(bounds.T - middle), fmt=marker, color=STYLES[space][0],
             ms=4, mfc="white", capsize=2, elinewidth=0.8, label=f"$w = {W:g}$, in {STYLES[space][1]}",
         )  # fmt: skip
-    for name, colour, label in ((unguided, "grey", "no guidance"), ("real/few", figures.COLOURS["data"], "real")):
-        value, (low, high) = band(name, what)
-        ax.axhline(value, color=colour, lw=1, ls="--" if name == unguided else "-", label=label)
+    for cell, colour, label in ((unguided, "grey", "no guidance"), (FEW, figures.COLOURS["data"], "real")):
+        value, (low, high) = band(cell, what)
+        ax.axhline(value, color=colour, lw=1, ls="--" if cell == unguided else "-", label=label)
         ax.axhspan(low, high, color=colour, alpha=0.12, lw=0)
     ax.set(title=title, xlabel="$\\phi$", xticks=[0, 0.5, 1], xlim=(-0.1, 1.1))
     if what in ("saturated", "frechet"):
@@ -558,9 +557,9 @@ def difference(a, b, what):
     return float(np.mean(d)), interval(d)
 
 
-def from_data(name):
+def from_data(cell):
     """Contrast less the real pictures', and its interval; not paired."""
-    a, b = values(name, "contrast"), samples["real/contrast"].double()
+    a, b = values(cell, "contrast"), guide[REAL].tensors["contrast"].double()
     bounds = stats.ttest_ind(a.numpy(), b.numpy(), equal_var=False).confidence_interval()
     return (a.mean() - b.mean()).item(), (float(bounds.low), float(bounds.high))
 
@@ -594,7 +593,7 @@ def falls(id, what, change, note=""):
 
 
 none, plain = cells[W, 0.0, "v"], cells[W, 1.0, "v"]
-chosen = f"{unguided}-w{W:g}-phi{PHI:g}"  # drawn for Table 3 where it is not in Figure 6
+chosen = unguided.but(w=W, phi=PHI)  # drawn for Table 3 where it is not in Figure 6
 note = f"trained model, class labels, w = {W:g}, {count} pictures, paired by noise"
 found += [
     rises("Z-16", "contrast, guided (phi = 0) less unguided", difference(none, unguided, "contrast"), note),

@@ -159,7 +159,7 @@ noise = randn((noises, *shape), generators(range(noises)))
 
 def trained(variant, conditions):
     """The variant's network as a denoiser under (B, 2) conditions."""
-    path = "train" if variant == "base" else f"finetune/{variant}"
+    path = "zsnr/train" if variant == "base" else f"zsnr/finetune/{variant}"
     model, _ = network.load(ROOT / results / path / "weights.safetensors")
     kind = find(variant)
     return NetworkDenoiser(model.eval(), kind.schedule, kind.prediction, class_labels=conditions)

@@ -36,7 +36,6 @@ out_dir = ""
 # %%
 import json
 import math
-import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -49,8 +48,11 @@ from scipy.special import ndtr, ndtri
 
 import zsnr
 from lab import ROOT
-from lab.measure import evaluation, metrics
-from lab.measure.study import Study
+from lab.measure import metrics
+from lab.measure.evaluation import Cell
+from lab.measure.laws import sampled, together
+from lab.measure.store import load
+from lab.measure.study import Study, by_cell
 from lab.models import data
 from lab.models.backdrop import UniformBackdrop
 from lab.models.variants import VARIANTS
@@ -65,7 +67,7 @@ warnings.filterwarnings("ignore", "leading spacing")
 diffusers.utils.logging.set_verbosity_error()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-sd, linear, cosine = zsnr.stable_diffusion(), zsnr.linear(), zsnr.cosine()
+sd, linear, cosine = zsnr.schedule.stable_diffusion(), zsnr.schedule.linear(), zsnr.schedule.cosine()
 fixed = zsnr.rescale_zero_terminal_snr(sd)
 alpha_bar_T = sd.alpha_bar[-1].item()
 
@@ -159,17 +161,18 @@ found += [
 #
 # - *one direction*: the axis by itself, $\nu = 1 + 0.01\, n\,\langle\mathrm{axis}, \mathrm{constant}\rangle^2$ for the model with offset noise;
 # - *all directions, by class*: the models are told the class, so each class is a Gaussian of its own, and no axis is an axis of all of
-#   them: `brightness.together`, per class; then the variance of the mixture.
+#   them: `lab.measure.laws.together`, per class; then the variance of the mixture.
 #
 # For the flawed schedule there is also the exact denoiser of each class (garments on uniform backdrops), from the same noises.
 
 # %%
-folder = ROOT / results
+folder = ROOT / results / "zsnr"
 study = Study(folder)
-measures, samples = evaluation.load(folder / "guide")
+of_guide = load(folder / "guide")
+guide = by_cell(of_guide)
 facts = json.loads((ROOT / "results/data/data.json").read_text())
 train = data.load(ROOT / source)
-axes = samples["axes"].double()
+axes = of_guide.one(model="data").tensors["axes"].double()
 names = ["constant", *(f"PC {k}" for k in range(1, len(axes)))]
 y, conditions = train.draw(pictures, loop.generator(2, 0))
 y, label = y.flatten(1).double(), conditions[:, 0]
@@ -187,7 +190,7 @@ def all_directions(end, offset=0.0):
     nu = torch.eye(basis.shape[1]).double() + offset**2 * area * shift.T @ shift
     means, variances = [], []
     for z in by_class:
-        mean, covariance = brightness.together(end, z.mean(0), torch.cov(z.T), nu)
+        mean, covariance = together(end, z.mean(0), torch.cov(z.T), nu)
         means.append(a @ mean)
         variances.append(((a @ covariance) * a).sum(1))
     return (torch.stack(variances).mean(0) + torch.stack(means).var(0, correction=0)).sqrt()
@@ -201,16 +204,13 @@ def one_direction(end, offset=0.0):
 
 
 true = all_directions(0.0)  # the data's own: nothing is lost, and the classes are as frequent as in what is generated
-measured = {}
-for key, value in samples.items():
-    if key.endswith("/projections"):
-        name, cell, _ = key.split("/")
-        measured[name] = value.double()
+many_steps = {cell.model: cell for cell, row in guide.items() if "projections" in row.tensors}
+measured = {name: guide[cell].tensors["projections"].double() for name, cell in sorted(many_steps.items())}
 ends = {name: (VARIANTS[name].schedule.alpha_bar[-1].item(), VARIANTS[name].offset_noise) for name in measured}
 alone = {name: one_direction(*end) for name, end in ends.items()}
 law = {name: all_directions(*end) / true for name, end in ends.items()}
 count = len(next(iter(measured.values())))
-print(f"{count} pictures of each model, {cell}; std along each axis over the data's")
+print(f"{count} pictures of each model, {many_steps['base'].nfe} evaluations; std along each axis over the data's")
 
 # %%
 classes = len(train.classes)
@@ -375,12 +375,11 @@ def spread(x):
 print(f"level std / data's, flawed schedule, {backdrop:.0f} pixels of backdrop, pure noise at T, many steps")
 print(f"  law, Gaussian levels  {brightness.predicted(alpha_bar_T, L_level)[1]:.3f}")
 print(f"  law, uniform levels   {uniform_start(alpha_bar_T, None)[1]:.3f}")
-limits = [key for key in study.measures if key.startswith("exact-control/trailing-heun-")]
-if limits:
-    limit = max(limits, key=lambda key: int(key.rsplit("-", 1)[1]))
+if limits := study.cells(model="control", spacing="trailing", sampler="heun", exact=True):
+    limit = max(limits, key=lambda cell: cell.nfe)
     print(f"  exact denoiser        {study.text(limit, 'level', 'std_ratio')} ({limit})")
 for name in flawed:
-    value, (low, high) = spread(samples[f"{name}/{cell}/level"])
+    value, (low, high) = spread(guide[many_steps[name]].tensors["level"])
     print(f"  {name + ', trained':22s}{value:.3f} [{low:.3f}, {high:.3f}]")
 
 # %% [markdown]
@@ -498,17 +497,16 @@ found.append(
 # uniform levels.
 
 # %%
-edits = measures["edits"]
-long, strengths = edits["long"], edits["strengths"]
+long, strengths = of_guide.facts["long"], of_guide.facts["strengths"]
 level_mean = facts["level_mean"]
-kinds = {"": "pure noise", "-start-mean": "mean picture", "-start-level": "plain level", "-start-image": "picture"}
+kinds = {"": "pure noise", "mean": "mean picture", "level": "plain level", "image": "picture"}
 
 
 def gaussian_levels(grid, kind):
     """Std ratio of the level for a start: (many steps, the grid's own DDIM steps)."""
-    m_var = {"": 1.0, "-start-mean": 0.0}.get(kind, L_level)
+    m_var = {"": 1.0, "mean": 0.0}.get(kind, L_level)
     c, s = cos_sin(grid[0].item())
-    own = brightness.sampled(zsnr.ddim, grid, L_level)[1] * math.sqrt(c * c * m_var + s * s)
+    own = sampled(zsnr.ddim, grid, L_level)[1] * math.sqrt(c * c * m_var + s * s)
     return brightness.started(c * c, L_level, start_variance=m_var)[1], own
 
 
@@ -517,12 +515,12 @@ print(
     f"{'level std / data' + chr(39) + 's':34s}{'measured':>22s}{'many steps':>12s}{'own steps':>11s}{'uniform':>9s}{'mean':>8s}"
 )
 for spacing in ("leading", "trailing"):
-    grid = evaluation.Cell(spacing, "ddim", long).grid(sd)
+    grid = Cell("base", spacing, nfe=long).grid()
     end = grid[0].cos().item() ** 2
     for kind, title in kinds.items():
-        x = samples[f"base/{spacing}-ddim-{long}{kind}/level"]
+        x = guide[Cell("base", spacing, nfe=long, start=kind)].tensors["level"]
         value, bounds = spread(x)
-        levels = {"": None, "-start-mean": level_mean}.get(kind, np.linspace(-1, 1, 401))
+        levels = {"": None, "mean": level_mean}.get(kind, np.linspace(-1, 1, 401))
         many, own = gaussian_levels(grid, kind)
         table[spacing, kind] = value, bounds, many, own, uniform_start(end, levels)[1]
         text = f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
@@ -559,9 +557,9 @@ figures.save(fig, out, "starts")
 # %%
 gains = []
 for spacing in ("leading", "trailing"):
-    plain = samples[f"base/{spacing}-ddim-{long}/level"]
-    for kind in ("-start-level", "-start-image"):
-        x = samples[f"base/{spacing}-ddim-{long}{kind}/level"]
+    plain = guide[Cell("base", spacing, nfe=long)].tensors["level"]
+    for kind in ("level", "image"):
+        x = guide[Cell("base", spacing, nfe=long, start=kind)].tensors["level"]
 
         def gain(rows, x=x, plain=plain):
             return ((x[rows].std() - plain[rows].std()) / facts["level_std"]).item()
@@ -601,11 +599,10 @@ shifts = []
 print(
     f"{'base, w = 7.5':26s}{'from pure noise':>26s}{'from a level that suits':>26s}{'shift to the word':>26s}  in its fifth"
 )
-for key in samples:
-    if not (match := re.fullmatch(r"base/(\w+)-ddim-(\d+)-w7\.5-phi0-(\w+)-start-level/level", key)):
+for cell in guide:
+    if not (cell.start == "level" and cell.prompt):
         continue
-    spacing, steps, word = match.groups()
-    plain, x = samples[key.replace("-start-level", "")], samples[key]
+    word, plain, x = cell.prompt, guide[cell.but(start="")].tensors["level"], guide[cell].tensors["level"]
     n_word = min(len(plain), len(x))
     side = math.copysign(1, centre[word])
     edge = abs(centre[word]) - 1 / len(data.WORDS)
@@ -615,7 +612,7 @@ for key in samples:
         texts.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
     shifts.append((low, (low, high)))
     reached = [bool(side * values.mean() >= edge) for values in (plain, x)]
-    name = f"{spacing} {steps}, {word}"
+    name = f"{cell.spacing} {cell.nfe}, {word}"
     print(f"{name:26s}" + "".join(f"{t:>26s}" for t in texts) + f"  {reached[0]} -> {reached[1]}")
 found.append(
     claims.measure(
@@ -637,18 +634,18 @@ found.append(
 # input level, and how many outputs the classifier still takes for the input's class; strength is the share of the steps that are taken.
 
 # %%
-inputs = samples["edit/input-level"]
+inputs = of_guide.one(model="data").tensors["edited level"]
 shown = np.linspace(-1, 1, 81)
 edited = {}
 print(
     f"{'':26s}{'alpha_bar':>10s}{'slope of the level':>26s}{'law':>7s}{'uniform':>9s}{'correlation':>13s}{'class kept':>12s}"
 )
 for spacing in ("leading", "trailing"):
-    grid = evaluation.Cell(spacing, "ddim", long).grid(sd)
+    grid = Cell("base", spacing, nfe=long).grid()
     for strength in strengths:
-        key = f"base/{spacing}-ddim-{long}-edit-{strength:g}"
+        cell = Cell("base", spacing, nfe=long, start="edit", strength=strength)
         end = grid[long - round(strength * long)].cos().item() ** 2
-        x, kind = samples[f"{key}/level"], samples[f"{key}/class"]
+        x, kind = guide[cell].tensors["level"], guide[cell].tensors["class"]
         same = (kind == (torch.arange(len(x)) % classes + 1) % classes).double()
 
         def slopes_of(rows, x=x):
@@ -677,10 +674,10 @@ fig, panels = plt.subplots(1, 2, figsize=(7, 2.8))
 strongest = max(strengths)
 for spacing in ("leading", "trailing"):
     colour = figures.COLOURS[spacing]
-    x = samples[f"base/{spacing}-ddim-{long}-edit-{strongest:g}/level"]
+    x = guide[Cell("base", spacing, nfe=long, start="edit", strength=strongest)].tensors["level"]
     panels[0].plot(inputs, x, ".", color=colour, ms=3, alpha=0.5, label=f"{spacing}, strength {strongest:g}")
     panels[0].plot(shown, edited[spacing, strongest][3], color=colour, lw=1.2)
-    grid = evaluation.Cell(spacing, "ddim", long).grid(sd)[:-1]
+    grid = Cell("base", spacing, nfe=long).grid()[:-1]
     taken = 1 - np.arange(long) / long
     panels[1].plot(
         taken, [brightness.kept(phi.cos().item() ** 2, L_level)[0] for phi in grid], color=colour, lw=1.2,

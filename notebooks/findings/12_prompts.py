@@ -30,7 +30,6 @@ out_dir = ""
 
 # %%
 import math
-import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -40,8 +39,12 @@ import numpy as np
 import torch
 
 from lab import ROOT
-from lab.measure import evaluation, saturation
+from lab.measure import saturation
+from lab.measure.evaluation import REAL, Cell
+from lab.measure.laws import sampled
 from lab.measure.metrics import interval
+from lab.measure.store import load
+from lab.measure.study import by_cell
 from lab.models import data
 from lab.models.backdrop import UniformBackdrop
 from lab.models.variants import VARIANTS
@@ -55,7 +58,7 @@ torch.set_num_threads(1)
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 found = []
-_, samples = evaluation.load(ROOT / results / "guide")
+guide = load(ROOT / results / "zsnr/guide")
 train = data.load(ROOT / source, "train")
 WIDTH = 2 / len(data.WORDS)  # of a word's range of levels
 
@@ -83,19 +86,18 @@ class Prompt(NamedTuple):
     word: str
 
 
-def read(samples):
-    """{prompt: its pictures' measures}, of all cells with a word."""
-    name = rf"(\w+)/(\w+)-ddim-(\d+)(?:-w([\d.]+)-phi([\d.]+))?-({'|'.join(data.WORDS)})/(\w+)"
-    cells = {}
-    for key, value in samples.items():
-        if match := re.fullmatch(name, key):
-            model, spacing, steps, w, phi, word, what = match.groups()
-            prompt = Prompt(model, spacing, int(steps), float(w or 1), float(phi or 0), word)
-            cells.setdefault(prompt, {})[what] = value.float()
-    return cells
+def read(results, model=""):
+    """{prompt: its pictures' measures}, of all cells with a word; under another name for the model, if one is given."""
+    prompts = {}
+    for cell, row in by_cell(results).items():
+        if cell.prompt and not cell.start:
+            prompt = Prompt(model or cell.model, cell.spacing, cell.nfe, cell.w, cell.phi, cell.prompt)
+            prompts[prompt] = {what: value.float() for what, value in row.tensors.items()}
+    return prompts
 
 
-cells = read(samples)
+cells = read(guide)
+real = by_cell(guide)[REAL]
 models = [name for name in VARIANTS if any(p.model == name for p in cells)]
 short = max(p.steps for p in cells if p.w == 1)
 settings = sorted({(-p.steps, p.w, p.phi) for p in cells})  # w = 1, then guided, then guided in fewer steps
@@ -144,7 +146,7 @@ def by_class(denoisers):
 
 def grid(variant, spacing, steps):
     """The angles of the variant's schedule that DDIM visits."""
-    return evaluation.Cell(spacing, "ddim", steps).grid(VARIANTS[variant].schedule)
+    return Cell(variant, spacing, nfe=steps).grid()
 
 
 order = torch.randperm(len(train), generator=loop.generator(2, 2))
@@ -314,8 +316,8 @@ for setting in whole:
 
 # %%
 test = data.load(ROOT / source, "test")
-x, conditions = test.draw(len(samples["real/class"]), loop.generator(2, 1))  # the real pictures, for their labels
-if not torch.allclose(data.level(x), samples["real/level"].float(), atol=1e-3):
+x, conditions = test.draw(len(real.tensors["class"]), loop.generator(2, 1))  # the real pictures, for their labels
+if not torch.allclose(data.level(x), real.tensors["level"].float(), atol=1e-3):
     raise ValueError("the real pictures of the guide stage are not those drawn here: their labels would be wrong")
 print(f"{'right class':32s}" + "".join(f"{title(*s):>26s}" for s in whole))
 for model in models:
@@ -324,7 +326,7 @@ for model in models:
         taken = [cells[Prompt(model, native[model], *setting, word)]["class"] for word in data.WORDS]
         line += f"{text(torch.cat([c == torch.arange(len(c)) % len(train.classes) for c in taken]), ''):>26s}"
     print(line)
-print(f"  {'real pictures':30s}{text(samples['real/class'] == conditions[:, 0], ''):>26s}")
+print(f"  {'real pictures':30s}{text(real.tensors['class'] == conditions[:, 0], ''):>26s}")
 
 # %%
 over = {}
@@ -454,7 +456,7 @@ for variant, spacing in ways:
     for word in extremes:
         along = math.sqrt(n) * truth(word)
         limit, _ = brightness.predicted(math.cos(angles[0]) ** 2 if variant != "zsnr" else 0.0, variance, along)
-        stepped, _ = brightness.sampled(ddim, angles, variance, along)
+        stepped, _ = sampled(ddim, angles, variance, along)
         name = Prompt("exact" if variant == "zsnr" else "exact flawed", spacing, *main[0], word)
         answer = short_of(word, cells[name]["level"]).mean().item() if name in cells else math.nan
         gone = [short_of(word, torch.tensor(m / math.sqrt(n))).item() for m in (limit, stepped)]
@@ -473,8 +475,7 @@ for variant, spacing in ways:
 # times as many pictures); without guidance the first was enough. `control`, trained on alike with 45,000, still fell short by 0.42 and 0.32.
 
 # %%
-_, heard = evaluation.load(ROOT / results / "words")
-cells |= read(heard)
+cells |= read(load(ROOT / results / "zsnr/evaluate_words"), "zsnr_words")
 native["zsnr_words"] = native["zsnr"]
 lines = ["control", "zsnr", "zsnr_words", *[who for who in ("exact flawed", "exact") if parts]]
 for setting in whole:

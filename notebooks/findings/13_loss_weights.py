@@ -39,6 +39,7 @@ from diffusers.training_utils import compute_snr
 
 from lab import ROOT
 from lab.measure import evaluation, metrics
+from lab.measure.store import load
 from lab.measure.study import Study
 from lab.models import data, training
 from lab.models.variants import find
@@ -215,16 +216,14 @@ found += [
 # on the rescaled schedule. These are short fine-tunings, so all values are those of half-trained models; the comparison is between the losses.
 
 # %%
-study = Study(ROOT / results)
-few = max((cell for cell in study.measures if cell.startswith("length-")), key=lambda c: int(c.split("/")[0][7:]))
-kind = few.split("/")[1]
-cells = {"v": few}
-cells |= {cell.split("/")[0][5:]: cell for cell in study.measures if cell.startswith("loss-")}
+study = Study(ROOT / results / "zsnr")
+few = max((cell for cell in study.rows if cell.images and not cell.loss), key=lambda cell: cell.images)
+cells = {"v": few} | {cell.loss: cell for cell in study.rows if cell.loss}
 palette = {"v": figures.COLOURS["zsnr"], "x0": figures.COLOURS["base"], "min-snr-5": figures.COLOURS["control"]}
 colour = {loss: palette.get(loss, "#777777") for loss in cells}
-n = len(study.samples[f"{few}/level"])
+n = len(study.samples(few, "level")[0])
 seeds = len(study.values(few, "frechet"))
-print(f"{few.split('/')[0][7:]} pictures of fine-tuning, {seeds} seed(s); {n} pictures drawn by {kind}")
+print(f"{few.images} pictures of fine-tuning, {seeds} seed(s); {n} pictures drawn by {few.spacing} DDIM {few.nfe}")
 
 
 def spelled(values):
@@ -272,8 +271,8 @@ means = torch.stack(
     ]
 )
 floor = (y - means[conditions[:, 0]]).square().mean().item()
-steps = [step + 1 for step in study.measures["steps"]]
-errors = {loss: np.array([s[cell]["errors"] for s in study.seeds if cell in s]) for loss, cell in cells.items()}
+steps = [step + 1 for step in load(ROOT / results / "zsnr/evaluate_ablations/0").facts["steps"]]
+errors = {loss: np.array([row["errors"] for row in study.of(cell)]) for loss, cell in cells.items()}
 print(f"floor at T, the variance within classes: {floor:.3f}")
 print(f"{'t':>6s}{'SNR':>10s}{'plain v':>24s}" + "".join(f"{loss + ' / v':>24s}" for loss in cells if loss != "v"))
 for j, t in enumerate(steps):

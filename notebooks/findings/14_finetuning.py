@@ -42,8 +42,10 @@ import numpy as np
 import torch
 
 from lab import ROOT
-from lab.measure import evaluation, metrics, sweep
-from lab.measure.study import Study
+from lab.measure import metrics, sweep
+from lab.measure.evaluation import REAL, Cell
+from lab.measure.store import load
+from lab.measure.study import Study, by_cell
 from lab.models import data, network, training
 from lab.models.variants import find
 from lab.report import claims, figures
@@ -54,26 +56,25 @@ from zsnr.prediction import check_prediction, cos_sin
 torch.set_num_threads(1)
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
-folder = ROOT / results
+folder = ROOT / results / "zsnr"
 found = []
 study = Study(folder)
-guided, guided_pictures = evaluation.load(folder / "guide")
-guided |= {cell: m for cell, m in study.measures.items() if "-w7.5" in cell}
-guided_pictures |= {key: x for key, x in study.samples.items() if "-w7.5" in key}
+guided = by_cell(load(folder / "guide"))
+guided |= {cell: rows[0] for cell, rows in study.rows.items() if cell.w == 7.5}
 
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
 reference = data.level(train.draw(real, loop.generator(2, 0))[0])  # what every stage measures levels against
 NONE = (math.nan, math.nan)
 
 
-def evaluations(start):
+def evaluations(model):
     """How many evaluations the model's DDIM cells use."""
-    return [int(cell.removeprefix(start)) for cell in study.measures if cell.startswith(start) and "-w" not in cell]
+    return [cell.nfe for cell in study.cells(model=model, spacing="leading", sampler="ddim", w=1.0)]
 
 
-short, long = min(evaluations("base/leading-ddim-")), max(evaluations("control/leading-ddim-"))
-stored = guided[f"control/leading-ddim-{short}-w7.5-phi0"]["level"]["w1"]
-again = metrics.wasserstein1(guided_pictures[f"control/leading-ddim-{short}-w7.5-phi0/level"], reference)
+short, long = min(evaluations("base")), max(evaluations("control"))
+check = guided[Cell("control", "leading", nfe=short, w=7.5)]
+stored, again = check["level"]["w1"], metrics.wasserstein1(check.tensors["level"], reference)
 if abs(stored - again) > 1e-4:
     raise ValueError(f"W1 is {again:.5f} here and {stored:.5f} in the stage: real = {real} is not the stage's")
 print(f"{len(study.seeds)} seeds; DDIM with {short} and {long} evaluations of the network")
@@ -139,11 +140,11 @@ for name, equal in zip(("pictures", "conditions", "steps", "noises"), same, stri
 # %%
 classes = len(train.classes)
 plain = {
-    "official": f"base/leading-ddim-{short}",
-    "no fixes": f"control/leading-ddim-{short}",
-    "all fixes": f"zsnr/trailing-ddim-{short}",
+    "official": Cell("base", "leading", nfe=short),
+    "no fixes": Cell("control", "leading", nfe=short),
+    "all fixes": Cell("zsnr", "trailing", nfe=short),
 }
-at_75 = {name: cell + ("-w7.5-phi0.7" if name == "all fixes" else "-w7.5-phi0") for name, cell in plain.items()}
+at_75 = {name: cell.but(w=7.5, phi=0.7 if name == "all fixes" else 0.0) for name, cell in plain.items()}
 
 
 def text(value, bounds=NONE, sign=""):
@@ -165,21 +166,25 @@ def distance(levels):
 LEVEL = {"std_ratio": spread, "w1": distance}
 
 
+def dig(tree, keys):
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
 def on_pictures(cell, *keys):
     """A guided cell's measure, and its interval over pictures, where one can be had."""
-    value = guided[cell]
-    for key in keys:
-        value = value[key]
+    value = dig(guided[cell].measures, keys)
     if keys[0] == "level":
-        return value, sweep.jackknife(LEVEL[keys[1]], guided_pictures[f"{cell}/level"])
-    return value, tuple(guided[cell].get(f"{keys[0]}_interval", NONE))
+        return value, sweep.jackknife(LEVEL[keys[1]], guided[cell].tensors["level"])
+    return value, tuple(guided[cell].measures.get(f"{keys[0]}_interval", NONE))
 
 
 def recognised(cell):
     """Share of a guided cell's pictures that the classifier takes for the class that was asked for."""
-    seen = guided_pictures[f"{cell}/class"]
+    seen = guided[cell].tensors["class"]
     asked = torch.arange(len(seen)) % classes
-    if cell == "real":
+    if cell == REAL:
         asked = test.draw(len(seen), loop.generator(2, 1))[1][:, 0]
     right = (seen == asked).double().tolist()
     return float(np.mean(right)), metrics.interval(right)
@@ -192,11 +197,11 @@ COLUMNS = {
     "level W1": ("level", "w1"),
 }
 print("guided, w = 7.5" + "".join(f"{name:>26s}" for name in (*COLUMNS, "recognised")))
-for name, cell in {**at_75, "real": "real"}.items():
+for name, cell in {**at_75, "real": REAL}.items():
     values = [on_pictures(cell, *keys) for keys in COLUMNS.values()]
     print(f"  {name:13s}" + "".join(f"{text(*v):>26s}" for v in (*values, recognised(cell))))
 print("\nunguided       " + "".join(f"{name:>26s}" for name in COLUMNS))
-for name, cell in {**plain, "real": "real"}.items():
+for name, cell in {**plain, "real": REAL}.items():
     print(f"  {name:13s}" + "".join(f"{study.text(cell, *keys):>26s}" for keys in COLUMNS.values()))
 
 # %% [markdown]
@@ -205,15 +210,9 @@ for name, cell in {**plain, "real": "real"}.items():
 
 
 # %%
-def dig(tree, keys):
-    for key in keys:
-        tree = tree[key]
-    return tree
-
-
 def over_seeds(a, b, *keys):
     """Mean of a - b, paired by seed, and its interval where more than one seed has both."""
-    pairs = [(s[a], s[b]) for s in study.seeds if a in s and b in s]
+    pairs = [(x.measures, y.measures) for x in study.of(a) for y in study.of(b) if x["replica"] == y["replica"]]
     differences = [dig(x, keys) - dig(y, keys) for x, y in pairs]
     return float(np.mean(differences)), metrics.interval(differences) if len(pairs) > 1 else NONE
 
@@ -222,8 +221,8 @@ def over_pictures(a, b, *keys):
     """a - b of guided cells, and its interval over pictures."""
     if keys[0] == "level":
         f = LEVEL[keys[1]]
-        n = min(len(guided_pictures[f"{cell}/level"]) for cell in (a, b))
-        both = torch.stack([guided_pictures[f"{cell}/level"][:n] for cell in (a, b)], 1)
+        n = min(len(guided[cell].tensors["level"]) for cell in (a, b))
+        both = torch.stack([guided[cell].tensors["level"][:n] for cell in (a, b)], 1)
 
         def difference(pair):
             return f(pair[:, 0]) - f(pair[:, 1])
@@ -266,21 +265,22 @@ except ValueError as refusal:
     print(refusal)
 
 # %%
-trailing = f"trailing-ddim-{short}"
+no_rescale, x0 = (Cell(name, "trailing", nfe=short) for name in ("no-rescale", "x0"))
+leading = Cell("zsnr", "leading", nfe=short)
 without = {
-    "Algorithm 1": (f"no-rescale/{trailing}", f"no-rescale/{trailing}-w7.5-phi0.7"),
-    "$v$ ($x_0$ in its place)": (f"x0/{trailing}", f"x0/{trailing}-w7.5-phi0.7"),
-    "trailing steps": (f"zsnr/leading-ddim-{short}", f"zsnr/leading-ddim-{short}-w7.5-phi0.7"),
-    "guidance rescale": (None, f"zsnr/{trailing}-w7.5-phi0"),
+    "Algorithm 1": (no_rescale, no_rescale.but(w=7.5, phi=0.7)),
+    "$v$ ($x_0$ in its place)": (x0, x0.but(w=7.5, phi=0.7, space="x0")),
+    "trailing steps": (leading, leading.but(w=7.5, phi=0.7)),
+    "guidance rescale": (None, plain["all fixes"].but(w=7.5)),
     "all four": (plain["no fixes"], at_75["no fixes"]),
 }
 
 fig, axes = plt.subplots(2, 4, figsize=(6.4, 3.7))
 sheets = {"all fixes": at_75["all fixes"], **{f"without\n{name}": cell for name, (_, cell) in without.items()}}
 del sheets["without\nall four"]
-sheets = {"real": "real", **sheets, "no fixes": at_75["no fixes"], "official": at_75["official"]}
+sheets = {"real": REAL, **sheets, "no fixes": at_75["no fixes"], "official": at_75["official"]}
 for ax, (name, cell) in zip(axes.flat, sheets.items(), strict=True):
-    figures.pictures(ax, guided_pictures[f"{cell}/pictures"][:16], 4, name.replace(" ($x_0$ in its place)", ""))
+    figures.pictures(ax, guided[cell].tensors["pictures"][:16], 4, name.replace(" ($x_0$ in its place)", ""))
 fig.subplots_adjust(wspace=0.06, hspace=0.3)
 figures.save(fig, out, "pictures")
 
@@ -375,9 +375,9 @@ target = 2 - 2 / len(data.WORDS)
 
 def followed(name, spacing, strength):
     """Level with white less level with black, and the share of over-exposed values in the two; by picture."""
-    cells = [f"{name}/{spacing}-ddim-{short}-w7.5-phi{strength}-{word}" for word in words]
-    white, black = (guided_pictures[f"{cell}/level"].double() for cell in cells)
-    exposed = sum(guided_pictures[f"{cell}/saturated"].double() for cell in cells) / 2
+    rows = [guided[Cell(name, spacing, nfe=short, w=7.5, phi=float(strength), prompt=word)] for word in words]
+    white, black = (row.tensors["level"].double() for row in rows)
+    exposed = sum(row.tensors["saturated"].double() for row in rows) / 2
     return (white - black).numpy(), exposed.numpy()
 
 
@@ -388,7 +388,7 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.5), width_ratios=(1, 1.7))
 for name, shift in (("control", -0.1), ("zsnr", 0.1)):
     label = "control ($\\epsilon$, flawed schedule)" if name == "control" else "zsnr (Algorithm 1 and $v$)"
     style = {"color": figures.COLOURS[name], "fmt": "o", "capsize": 2, "label": label}
-    cells = [f"{name}/{spacing}-ddim-{long}" for spacing in STEPS]
+    cells = [Cell(name, spacing, nfe=long) for spacing in STEPS]
     values = np.array([study.mean(cell, "level", "std_ratio") for cell in cells])
     bounds = np.array([study.interval(cell, "level", "std_ratio") for cell in cells])
     left.errorbar(np.arange(2) + shift, values, np.abs(bounds.T - values), **style)
@@ -427,7 +427,7 @@ for name, way in alone.items():
     changes = [a - b for a, b in zip(follows[way], nothing, strict=True)]
     line = "".join(f"{text(change.mean(), metrics.interval(change), '+'):>28s}" for change in changes)
     if name != "guidance rescale":  # which does nothing without guidance
-        cells = f"{way[0]}/{way[1]}-ddim-{long}", f"control/leading-ddim-{long}"
+        cells = Cell(way[0], way[1], nfe=long), Cell("control", "leading", nfe=long)
         line += f"{text(*over_seeds(*cells, 'level', 'std_ratio'), '+'):>28s}"
     print(f"  {name:20s}{line}")
 
@@ -443,14 +443,14 @@ for name, way in alone.items():
 # of the training set, the floor is of the same held-out pictures.
 
 # %%
-trained = {study.measures[cell]["images"]: cell for cell in study.measures if cell.startswith("length-")}
+trained = {cell.images: cell for cell in study.rows if cell.images and not cell.loss}
 trained = dict(sorted(trained.items())) | {cards["zsnr"]["images"]: plain["all fixes"]}
-few = len(study.samples[f"{next(iter(trained.values()))}/level"])
+few = len(study.samples(next(iter(trained.values())), "level")[0])
 
 
 def brightness(cell):
     """Spread and W1 of a cell's first levels, by seed."""
-    by_seed = [s[f"{cell}/level"][:few] for s in study.seed_samples if f"{cell}/level" in s]
+    by_seed = [levels[:few] for levels in study.samples(cell, "level")]
     return {name: [f(levels) for levels in by_seed] for name, f in LEVEL.items()}
 
 
@@ -462,7 +462,7 @@ def of_seeds(values):
 zsnr = find("zsnr")
 y, conditions = test.draw(min(guided_samples, 256), loop.generator(2, 7))  # those of the ablate stage
 eps = torch.randn(y.shape, generator=loop.generator(2, 8))
-steps = study.measures["steps"]
+steps = load(folder / "evaluate_ablations/0").facts["steps"]
 
 
 @torch.no_grad()
@@ -492,13 +492,13 @@ longest = [error(model, step) for step in some]
 
 # %%
 errors = {
-    n: np.array([s[cell]["errors"] for s in study.seeds if cell in s])
+    n: np.array([row["errors"] for row in study.of(cell)])
     for n, cell in trained.items()
-    if "errors" in study.measures[cell]
+    if "errors" in study.of(cell)[0]
 }
 at_T = {n: e[:, -1].tolist() for n, e in errors.items()} | {cards["zsnr"]["images"]: [longest[-1]]}
 level = {n: brightness(cell) for n, cell in trained.items()}
-flawed, truth = brightness(plain["no fixes"]), brightness("real")
+flawed, truth = brightness(plain["no fixes"]), brightness(REAL)
 print(f"{'pictures':>10s}{'level std / data':>28s}{'level W1':>28s}{'error at T':>28s}{'over the floor':>16s}")
 print(f"{0:10d}{'':28s}{'':28s}{start:28.3f}{start / np.mean(floor) - 1:>+15.1%}")
 for n in trained:
@@ -540,7 +540,7 @@ for (k, e), alpha in zip(errors.items(), shades, strict=True):
     )
 colour = figures.COLOURS["zsnr"]
 ax.plot(np.array(some) + 1, longest, "s-", color=colour, ms=3, label=f"{cards['zsnr']['images']:,} pictures")
-leaky = np.array([s[f"no-rescale/{trailing}"]["errors"] for s in study.seeds if f"no-rescale/{trailing}" in s])
+leaky = np.array([row["errors"] for row in study.of(no_rescale)])
 ax.plot(np.array(steps) + 1, leaky.mean(0), "--", color=figures.COLOURS["base"], label="$v$, flawed schedule")
 ax.plot(steps[-1] + 1, np.mean(floor), "*", color=figures.COLOURS["data"], ms=8, zorder=5, label="floor at $T$")
 ax.set(xlabel="$t$", ylabel="held-out error of $x_0$ a pixel", ylim=(0, None))

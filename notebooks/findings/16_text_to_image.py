@@ -42,7 +42,7 @@ from zsnr import brightness
 
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
-folder = ROOT / results / "text_to_image"
+folder = ROOT / results / "text_to_image/measures"
 measures = json.loads((folder / "measures.json").read_text())
 pictures = load_file(folder / "samples.safetensors")
 words = measures["prompts"]

@@ -233,7 +233,7 @@ print(f"differs by less than 1e-5: {middle < 1e-5}")
 # Stable Diffusion's schedule, which it was not trained for: `zsnr.NetworkDenoiser` takes any angle.
 
 # %%
-path = ROOT / results / "edm/edm.safetensors"
+path = ROOT / results / "edm/networks/edm.safetensors"
 edm_network = sweep.model(path)
 sigma_max = 80.0
 table = schedule_up_to(sigma_max)

@@ -66,9 +66,9 @@ shape = reference.shape[1:]
 rows = []
 
 
-def measure(x, nfe, **columns):
+def measure(x, evaluations, **columns):
     """The row of a set of pictures, with an interval of the Frechet distance."""
-    measures = {"evaluations": nfe, **judge(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
+    measures = {"evaluations": evaluations, **judge(x), "frechet_interval": sweep.jackknife(judge.frechet, x)}
     rows.append(Row(columns, measures, {"pictures": x[:16].half()}))
     print(*columns.values(), f"Frechet distance {measures['frechet']:.2f}", flush=True)
 
@@ -112,9 +112,9 @@ def design(sampler, path, grid_name, grid, nfe, **options):
 
 
 original = {
-    "vp": edm.vp(t_max=VP.time(math.atan(80.0))),
-    "ve": edm.ve(sigma_max=80.0),
-    "iddpm": edm.iddpm(),
+    "vp": edm.column("vp", t_max=VP.time(math.atan(80.0))),
+    "ve": edm.column("ve", sigma_max=80.0),
+    "iddpm": edm.column("iddpm"),
 }
 for n in [*euler_calls, *long]:
     design(euler, VP, "vp", original["vp"].steps(n), n)

@@ -21,7 +21,7 @@ from typing import Any
 
 import zsnr
 from zsnr.audit import checks
-from zsnr.audit.noise_levels import Unknown
+from zsnr.audit.noise_levels import Table, Unknown
 from zsnr.audit.probe import Probe
 from zsnr.audit.report import SEVERITIES, Report
 from zsnr.diffusers import card
@@ -62,8 +62,8 @@ def audit(
         return report
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise AuditError(f"shape = {tuple(shape)}: give (channels, height, width), such as 4, 64, 64")
-    scheduler, found = load(subject)
-    name, config, shape = type(scheduler).__name__, scheduler.config, tuple(shape or found or (4, 64, 64))
+    scheduler, own_shape = load(subject)
+    name, config, shape = type(scheduler).__name__, scheduler.config, tuple(shape or own_shape or (4, 64, 64))
     try:
         probe = Probe(scheduler, step, **_shift(config, shape))
         levels, report = probe.levels, Report(name)
@@ -71,8 +71,8 @@ def audit(
         if bad := [n for n in chosen if not 1 <= n <= levels.T] or ([] if chosen else [0]):
             raise AuditError(f"{bad[0]} steps of a schedule of T = {levels.T}: choose 1 to {levels.T}")
         report.facts |= {"prediction": levels.prediction, "steps in training": levels.T}
-        end = checks.alpha_bar(checks.last_level(probe))
-        if levels.kind == "table":
+        end = checks.alpha_bar(levels.last_angle)
+        if isinstance(levels, Table):
             asked = bool(config.get("rescale_betas_zero_snr"))
             if asked and end > FAKE_ZERO:
                 what = f"{name} does not know rescale_betas_zero_snr, but keeps it; its alpha_bar ends at {end:.3g}"
@@ -81,7 +81,7 @@ def audit(
                 end = 0.0
             checks.floats(report, scheduler)
         checks.schedule(report, end, shape, levels.T, levels.prediction)
-        refused = end == 0 and levels.prediction == "eps" and levels.kind == "table"
+        refused = end == 0 and levels.prediction == "eps" and isinstance(levels, Table)
         checks.steps(report, probe, shape, end, chosen, exhaustive, not refused)
     except Unknown as error:
         raise AuditError(f"{error}. It cannot be judged: give a scheduler of images and Gaussian noise") from error
@@ -120,18 +120,18 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
     name = subject.get("_class_name")
     if name is None:
         raise AuditError(f'{where} has no "_class_name": add the scheduler\'s, such as "DDIMScheduler"')
-    kind = getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, str(name), None)
-    if kind is None or not hasattr(kind, "set_timesteps"):
+    scheduler_class = getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, str(name), None)
+    if scheduler_class is None or not hasattr(scheduler_class, "set_timesteps"):
         raise AuditError(
             f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}; give the scheduler's own config, "
             "upgrade diffusers, or pass the live object"
         )
-    known = inspect.signature(kind.__init__).parameters
+    known = inspect.signature(scheduler_class.__init__).parameters
     if "beta_start" in known and not {"beta_start", "trained_betas", "beta_schedule"} & set(subject):
         raise AuditError(f"{where} has no betas, and {name} would take its own defaults: add beta_start, beta_end and "
                          "beta_schedule, or trained_betas")  # fmt: skip
     try:
-        return kind.from_config(dict(subject)), shape
+        return scheduler_class.from_config(dict(subject)), shape
     except Exception as error:  # whatever a config holds
         raise AuditError(f"{name} cannot be made from {where}: {error}") from error
 
@@ -140,18 +140,18 @@ def _card(report: Report, subject: Any, scheduler: Any) -> None:
     """Is the scheduler the one that the weights beside it say they were trained for?"""
     try:
         if isinstance(subject, str | Path):
-            said = card.read(Path(subject).parent if Path(subject).is_file() else subject)
+            found = card.read(Path(subject).parent if Path(subject).is_file() else subject)
         else:
-            said = card.of(getattr(subject, "unet", None))
+            found = card.of(getattr(subject, "unet", None))
     except FileNotFoundError:
         return  # a scheduler without weights
     except ValueError as error:
         raise AuditError(str(error)) from error
-    if said is None:
+    if found is None:
         return
-    report.facts["card"] = f"{said.prediction}, terminal SNR {said.schedule.terminal_snr:.4g}"
+    report.facts["card"] = f"{found.prediction}, terminal SNR {found.schedule.terminal_snr:.4g}"
     try:
-        said.check_scheduler(scheduler)
+        found.check_scheduler(scheduler)
     except ValueError as error:
         report.add("flaw", "card", str(error), "give the pipeline the scheduler that its weights were trained for")
 

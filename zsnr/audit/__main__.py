@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = _numbers("--step", "eta=1", [value for _, _, value in pairs], float)
         step: dict[str, Any] = dict(zip([name for name, _, _ in pairs], values, strict=True))
         report = audit(options.path, shape, options.exhaustive, **step)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)
         return 2
     print(report.json() if options.json else report)

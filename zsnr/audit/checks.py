@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zsnr import brightness
-from zsnr.audit.noise_levels import Unknown
+from zsnr.audit.noise_levels import Table, Unknown
 from zsnr.audit.probe import HALF, OFF_CURVE, Landing, Probe
 from zsnr.audit.report import Report
 from zsnr.prediction import EPS_AT_ZERO_SNR
@@ -20,14 +20,6 @@ MEAN_STD, NARROWED, USUAL, HIGH = 0.5, 0.1, 50, 80
 """Std of a channel's mean, the data's being 1; share of its std that may be lost; a usual count; a high sigma."""
 RETRAIN = "fine-tune to v-prediction with Algorithm 1 (rescale_betas_zero_snr=True, timestep_spacing='trailing')"
 OTHER_COUNT = "choose a count of steps where it does not happen, or another scheduler"
-
-
-def last_level(probe: Probe) -> float:
-    """Angle of the noisiest level that the model was trained at."""
-    levels, config = probe.levels, probe.scheduler.config
-    if levels.kind == "table":
-        return float(levels.angle[-1])
-    return math.atan(config.sigma_max / levels.sigma_data) if levels.kind == "edm" else math.pi / 2
 
 
 def alpha_bar(phi: float) -> float:
@@ -105,19 +97,18 @@ def steps(
 
 
 def _outside(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> list[int]:
-    top = probe.levels.T - 1 if probe.levels.kind == "table" else math.inf
-    low = 0 if probe.levels.kind == "table" else -math.inf
-    outside = [n for n, ts in grids.items() if not (np.rint(ts.min()) >= low and ts.max() <= top)]
+    first, last = probe.levels.first_step, probe.levels.last_step
+    outside = [n for n, ts in grids.items() if not (np.rint(ts.min()) >= first and ts.max() <= last)]
     if outside:
         n, ts = outside[0], grids[outside[0]]
-        why = "there is no such level" if not np.isfinite(ts).all() else f"the table ends at {top}"
-        why = "-1 reads the table from its end: pure noise" if ts.min() < low else why
+        why = "there is no such level" if not np.isfinite(ts).all() else f"the table ends at {last}"
+        why = "-1 reads the table from its end: pure noise" if ts.min() < first else why
         what = f"{n} steps give {len(ts)}, from t = {ts[0]:g} to t = {ts[-1]:g}; {why}"
         report.add("bug", "step outside the table", what, "choose another count, or pass timesteps", outside)
     return outside
 
 
-def _odd(values: dict[int, int], slope: int = 0) -> list[int]:
+def _outliers(values: dict[int, int], slope: int = 0) -> list[int]:
     """Counts n > 4 whose value is not slope n + constant, as it is for most; of few steps, those where it is more."""
     counted = Counter(v - slope * n for n, v in values.items()).most_common(1)
     usual = counted[0][0] if counted else 0
@@ -127,22 +118,24 @@ def _odd(values: dict[int, int], slope: int = 0) -> list[int]:
 def _grids(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> None:
     # of a solver with two stages, every second step starts one
     ways = {n: np.diff(ts[:: probe.order]) for n, ts in grids.items()}
-    if long := _odd({n: len(ts) for n, ts in grids.items()}, probe.order):
-        report.add("bug", "length", f"{long[0]} steps make {len(grids[long[0]])} time steps", OTHER_COUNT, long)
-    if turned := _odd({n: int((way > 0).sum()) for n, way in ways.items()}):
-        report.add("bug", "order", f"with {turned[0]} steps the noise grows on the way", OTHER_COUNT, turned)
-    if twice := _odd({n: int((way == 0).sum()) for n, way in ways.items()}):
-        what = f"with {twice[0]} steps a time step is told twice: the levels are closer than it can tell"
-        report.add("note", "repeats", what, "take fewer steps", twice)
+    if too_long := _outliers({n: len(ts) for n, ts in grids.items()}, probe.order):
+        report.add(
+            "bug", "length", f"{too_long[0]} steps make {len(grids[too_long[0]])} time steps", OTHER_COUNT, too_long
+        )
+    if rising := _outliers({n: int((way > 0).sum()) for n, way in ways.items()}):
+        report.add("bug", "order", f"with {rising[0]} steps the noise grows on the way", OTHER_COUNT, rising)
+    if repeated := _outliers({n: int((way == 0).sum()) for n, way in ways.items()}):
+        what = f"with {repeated[0]} steps a time step is told twice: the levels are closer than it can tell"
+        report.add("note", "repeats", what, "take fewer steps", repeated)
 
 
 def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], end: float, shape: Sequence[int]) -> None:
-    levels, top = probe.levels, last_level(probe)
-    starts = {n: levels.told(float(ts[0])) for n, ts in grids.items()}
-    late = [n for n, phi in starts.items() if levels.position(phi) < levels.position(top) - HALF]
+    levels = probe.levels
+    starts = {n: levels.angle_of(float(ts[0])) for n, ts in grids.items()}
+    late = [n for n, phi in starts.items() if levels.position(phi) < levels.position(levels.last_angle) - HALF]
     usual = min(grids, key=lambda n: abs(n - USUAL))
     lost, ratio = loss(alpha_bar(starts[usual]) if usual in late else end, shape)
-    high = [math.tan(levels.told(float(t))) * levels.sigma_data > HIGH for t in grids[usual]]
+    high = [math.tan(levels.angle_of(float(t))) * levels.sigma_data > HIGH for t in grids[usual]]
     report.facts |= {
         "T is visited": f"{len(grids) - len(late)} of {len(grids)} counts",
         f"mean lost at {usual} steps": lost,
@@ -150,7 +143,7 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], end: floa
         f"sigma > {HIGH} at {usual} steps": float(np.mean(high)),
     }
     if late:
-        worse = usual in late and (ratio < 1 - NARROWED or (end == 0 and levels.kind == "table"))
+        worse = usual in late and (ratio < 1 - NARROWED or (end == 0 and isinstance(levels, Table)))
         n = min(late, key=lambda n: abs(n - USUAL))
         report.add(
             "flaw" if worse else "note",
@@ -164,23 +157,23 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], end: floa
         what = f"{np.mean(high):.0%} of {usual} steps lie above sigma = {HIGH}, where the denoised image is the mean"
         report.add("note", "wasted steps", what, "use trailing steps, without Karras sigmas, or a grid in the angle")
     probe.grid(usual)
-    expected = levels.parts(levels.state(starts[usual], probe.factor(probe.scheduler, 0)))
-    have = float(getattr(probe.scheduler, "init_noise_sigma", 1.0))
-    wrong = max(expected[1] / have, have / math.hypot(*expected)) - 1  # between the noise and all of the state
-    if levels.kind != "angle" and math.isfinite(wrong) and wrong > 1e-5:
+    expected = levels.parts(probe.state(starts[usual], probe.factor(probe.scheduler, 0)))
+    start = float(getattr(probe.scheduler, "init_noise_sigma", 1.0))
+    wrong = max(expected[1] / start, start / math.hypot(*expected)) - 1  # between the noise and all of the state
+    if levels.scales_start and math.isfinite(wrong) and wrong > 1e-5:
         severity, remedy = ("bug", "scale the noise yourself") if wrong > 1e-2 else ("note", "none needed")
-        what = f"init_noise_sigma = {have:.6g}, but the first level has std {math.hypot(*expected):.6g}"
+        what = f"init_noise_sigma = {start:.6g}, but the first level has std {math.hypot(*expected):.6g}"
         report.add(severity, "start", what, remedy)
 
 
 def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], exhaustive: bool) -> None:
     missed, empty, off, finals = {}, {}, {}, {}
     for n, steps in landings.items():
-        known = [one for one in steps if not math.isnan(one.want)]
+        known = [one for one in steps if not math.isnan(one.expected)]
         if not known:
             continue
         report.errors[n] = max(one.error for one in known)
-        if lost := [one for one in known if math.isnan(one.at)]:
+        if lost := [one for one in known if math.isnan(one.reached)]:
             empty[n], report.errors[n] = lost[0], math.nan
             continue
         worst = max(known, key=lambda one: one.error)
@@ -188,8 +181,8 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
             missed[n] = worst
         elif curve := [one for one in known if abs(one.size - 1) > OFF_CURVE]:
             off[n] = curve[0]
-        if known[-1].want in probe.finals:
-            finals[n] = known[-1].at
+        if known[-1].expected in probe.levels.final_positions:
+            finals[n] = known[-1].reached
     if empty:
         n, one = next(iter(empty.items()))
         what = f"step {one.index + 1} of {n} answers a perfect model with NaN or inf, from position {one.start:.4g}"
@@ -200,7 +193,7 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
         one, least = missed[n], "a" if exhaustive else "at least one"
         what = (
             f"{least} step lands off the level that the network is told next; worst with {n} steps, where step "
-            f"{one.index + 1} goes from {one.start:.5g} to {one.at:.5g}, not to {one.want:.5g}"
+            f"{one.index + 1} goes from {one.start:.5g} to {one.reached:.5g}, not to {one.expected:.5g}"
         )
         if getattr(probe.scheduler, "truncates", False):
             what, remedy = what.replace("lands off", "lands beside"), "its solver's own error: take more steps"
@@ -238,9 +231,9 @@ def custom_sigmas(report: Report, probe: Probe) -> None:
         return
     broken = bool((used.diff() >= 0).any() or not used.max() <= given.max() * 1.001)
     remedy = "do not pass sigmas" if broken else "pass them as they are before the scheduler's shift"
-    what = f"set_timesteps(sigmas=...): {error}[{_few(given)}] become [{_few(used)}]"
+    what = f"set_timesteps(sigmas=...): {error}[{_listed(given)}] become [{_listed(used)}]"
     report.add("bug" if broken else "note", "custom sigmas", what, remedy)
 
 
-def _few(values: torch.Tensor) -> str:
+def _listed(values: torch.Tensor) -> str:
     return ", ".join(f"{v:.4g}" for v in values.tolist())

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zsnr.audit.noise_levels import Levels, Unknown
+from zsnr.audit.noise_levels import Unknown, levels
 
 X0 = 0.5
 """The picture: inside every range that a scheduler may clip to."""
@@ -52,17 +52,17 @@ class KnownNoise(TorchFunctionMode):
 
 @dataclass
 class Landing:
-    """One step: where it started, where the network is told that it is next, where it landed (positions)."""
+    """One step, in positions: where it started, which level the network is told next, which one it reached."""
 
     index: int
     start: float
-    want: float
-    at: float
+    expected: float
+    reached: float
     size: float = math.nan  # of the next input: 1 on the curve; nan where it is unknown; at the end, of the picture
 
     @property
     def error(self) -> float:
-        return abs(self.at - self.want)
+        return abs(self.reached - self.expected)
 
 
 class Probe:
@@ -75,7 +75,7 @@ class Probe:
     """
 
     def __init__(self, scheduler: Any, options: dict[str, Any] | None = None, **arguments: Any) -> None:
-        self.scheduler, self.levels = copy.deepcopy(scheduler), Levels(scheduler)
+        self.scheduler, self.levels = copy.deepcopy(scheduler), levels(scheduler)
         self.options, self.arguments = dict(options or {}), arguments
         name, config = type(scheduler).__name__, scheduler.config
         self.signature = inspect.signature(scheduler.step).parameters
@@ -89,12 +89,8 @@ class Probe:
         variance = str(config.get("variance_type", ""))
         self.learned = variance.startswith("learned")
         # a variance that is not the posterior's is a choice: the level is then read from the signal alone
-        self.loose = variance.startswith("fixed_large")
-        # it may end on the clean image, on the table's first level, or on an EDM grid's where the config says so
-        self.finals = (-1.0, 0.0) if self.levels.kind == "table" else (0.0,)
-        if self.levels.kind == "edm" and config.get("final_sigmas_type") == "sigma_min":
-            self.finals = (250 * math.log(2),)
-        self.remembers = hasattr(scheduler, "set_begin_index") or hasattr(scheduler, "ets")
+        self.signal_only = variance.startswith("fixed_large")
+        self.multistep = hasattr(scheduler, "set_begin_index") or hasattr(scheduler, "ets")
         self.count = 0
         self.noise, self.draws = KnownNoise(), 2
         count = min(10, self.levels.T)
@@ -140,8 +136,8 @@ class Probe:
             except (AttributeError, TypeError, IndexError, ValueError):
                 ends += [Landing(k, math.nan, math.inf, math.nan)]
         landings = self.run(ts, 0, first) + ends
-        exact = [one.error < (HALF if one.index < n - 1 else 1e-2) or math.isnan(one.want) for one in ends]
-        if self.remembers and not all(exact):
+        exact = [one.error < (HALF if one.index < n - 1 else 1e-2) or math.isnan(one.expected) for one in ends]
+        if self.multistep and not all(exact):
             self.grid(self.count)
             return self.run(ts, 0, n if n <= AGAIN else first)
         return landings
@@ -150,48 +146,62 @@ class Probe:
         """The steps begin .. stop - 1 of the grid that is set, up to the first that is no number."""
         scheduler, levels, out = scheduler or self.scheduler, self.levels, []
         stop = len(ts) if stop is None else stop
-        x, memory, size, top = None, None, math.nan, 0.0
+        x, memory, size, largest_sigma = None, None, math.nan, 0.0
         self.noise.drawn, self.noise.size = 0, 2 + self.draws * (stop - begin)
         for i in range(begin, stop):
-            phi = levels.told(float(ts[i]))
+            phi = levels.angle_of(float(ts[i]))
             if math.isnan(phi):
                 break  # no such level: the grid's fault
             factor = self.factor(scheduler, i)
             if x is not None:
-                size = levels.measure(x * factor)[1]
-                out[-1].size = math.nan if self.loose else size
+                size = self.measure(x * factor)[1]
+                out[-1].size = math.nan if self.signal_only else size
             if x is None or not (out[-1].error < HALF and abs(size - 1) < OFF_CURVE):
                 x = torch.zeros(self.noise.size, dtype=torch.float64)  # each step is judged by itself
-                x[:2] = levels.state(phi, factor)
+                x[:2] = self.state(phi, factor)
             x, memory = self._step(scheduler, x, i, ts, memory)
-            angle = math.acos(min(1.0, x[0].item())) if self.loose else levels.measure(x)[0]
-            at = levels.position(angle)
+            angle = math.acos(min(1.0, x[0].item())) if self.signal_only else self.measure(x)[0]
+            reached = levels.position(angle)
             if i + 1 < len(ts):
-                want = levels.position(levels.told(float(ts[i + 1])))
+                expected = levels.position(levels.angle_of(float(ts[i + 1])))
             else:
-                want = min(self.finals, key=lambda final: abs(final - at))
-            here = levels.position(phi)
-            top = math.tan(phi) * levels.sigma_data if i == begin else top
-            if levels.rounded(top, at, want):
-                at = want
-            out.append(Landing(i, here, want, at))
+                expected = min(levels.final_positions, key=lambda final: abs(final - reached))
+            if i == begin:
+                largest_sigma = math.tan(phi) * levels.sigma_data
+            if levels.within_rounding(reached, expected, largest_sigma):
+                reached = expected
+            out.append(Landing(i, levels.position(phi), expected, reached))
             if i + 1 == len(ts):  # the picture itself, not less of it
-                out[-1].size = x[0].item() / (levels.sigma_data if levels.kind == "angle" else 1.0)
+                out[-1].size = x[0].item() / levels.scale
             if math.isnan(angle):
                 break
         return out
 
     def factor(self, scheduler: Any, i: int) -> float:
         """By how much the model's input is smaller than the state, at step i of the grid that is set."""
-        if self.levels.kind == "flow" or not hasattr(scheduler, "scale_model_input"):
+        if not self.levels.scales_input or not hasattr(scheduler, "scale_model_input"):
             return 1.0
         one = torch.ones(1, dtype=torch.float64)
         return float(scheduler.scale_model_input(one, scheduler.timesteps[i]).item())
 
+    def state(self, phi: float, factor: float) -> Tensor:
+        """Coefficients (signal, noise) at a level, of the state that `factor` turns into the model's input."""
+        return torch.tensor(self.levels.state(phi), dtype=torch.float64) / factor
+
+    def measure(self, x: Tensor) -> tuple[float, float]:
+        """(angle, size) of a model's input; size is 1 on the curve."""
+        signal, noise = self.levels.parts(x)
+        if not math.isfinite(signal + noise):
+            return math.nan, math.nan
+        return math.atan2(noise, signal), self.levels.size(signal, noise)
+
     def _step(self, scheduler: Any, x: Tensor, i: int, ts: np.ndarray, memory: Any) -> tuple[Tensor, Any]:
         unit = torch.ones_like(x)
         unit[0] = X0
-        sample, output = (x * unit).view(-1, 1, 1, 1), (self.levels.answer(x) * unit).view(-1, 1, 1, 1)
+        noise = self.levels.parts(x)[1]
+        x0, eps = torch.zeros_like(x), x / noise if noise else torch.zeros_like(x)
+        x0[0], eps[0] = 1.0, 0.0
+        sample, output = ((y * unit).view(-1, 1, 1, 1) for y in (x, self.levels.output(x, x0, eps)))
         if self.learned:
             output = torch.cat([output, torch.full_like(output, -1.0)], 1)  # the smallest variance, the posterior's
         options = dict(self.options)

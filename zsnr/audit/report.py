@@ -41,9 +41,9 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        counted = Counter(one.severity for one in self.findings)
-        said = ", ".join(f"{counted[s]} {s}{'s' * (counted[s] > 1)}" for s in SEVERITIES if counted[s])
-        return f"{'sound' if self.ok else 'flawed'} ({said})" if said else "sound"
+        number = Counter(one.severity for one in self.findings)
+        listed = ", ".join(f"{number[s]} {s}{'s' * (number[s] > 1)}" for s in SEVERITIES if number[s])
+        return f"{'sound' if self.ok else 'flawed'} ({listed})" if listed else "sound"
 
     def json(self) -> str:
         """All of it but the errors by count; strict JSON, without NaN."""

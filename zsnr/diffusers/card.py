@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from zsnr.prediction import DIFFUSERS, check_prediction
+from zsnr.diffusers.config import from_scheduler, prediction_of
+from zsnr.prediction import check_prediction
 from zsnr.schedule import Schedule
 
 KEY = "zsnr_card"
@@ -32,11 +33,13 @@ class Card:
         prediction: eps, x0 or v.
         schedule: the steps it was trained on.
         sigma_data: std of the data in the network's units; 1 where they are not scaled.
+        facts: whatever else is worth keeping with the weights, as JSON can hold it; not checked.
     """
 
     prediction: str
     schedule: Schedule
     sigma_data: float = 1.0
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_prediction(self.prediction, self.schedule)
@@ -54,8 +57,7 @@ class Card:
         Raises:
             ValueError: saying what differs, and what the card has.
         """
-        ours, theirs = self.schedule, schedule
-        wrong = []
+        ours, theirs, wrong = self.schedule, schedule, []
         if prediction != self.prediction:
             wrong.append(f"it predicts {self.prediction}, not {prediction}")
         if theirs.T != ours.T:
@@ -74,24 +76,22 @@ class Card:
 
     def check_scheduler(self, scheduler: Any) -> None:
         """`check` for a diffusers scheduler, by its config and its table."""
-        from zsnr.diffusers.config import from_scheduler
-
-        said = scheduler.config.get("prediction_type", "epsilon")
-        self.check(DIFFUSERS.get(said, said), from_scheduler(scheduler))
+        self.check(prediction_of(scheduler.config), from_scheduler(scheduler))
 
     def to_json(self) -> str:
         """One line of JSON, the schedule's float64 values in base64 among it."""
         values = base64.b64encode(self.schedule.sqrt_alpha_bar.numpy().astype("<f8").tobytes()).decode()
-        facts = {"prediction": self.prediction, "zero_snr": self.zero_snr, "sigma_data": self.sigma_data}
-        return json.dumps(facts | {"sqrt_alpha_bar": values})
+        content = {"prediction": self.prediction, "zero_snr": self.zero_snr, "sigma_data": self.sigma_data}
+        return json.dumps(content | {"sqrt_alpha_bar": values} | ({"facts": self.facts} if self.facts else {}))
 
     @classmethod
     def from_json(cls, text: str) -> Card:
         """The card that `to_json` wrote."""
         try:
-            facts = json.loads(text)
-            values = np.frombuffer(base64.b64decode(facts["sqrt_alpha_bar"]), "<f8").astype(float)
-            return cls(facts["prediction"], Schedule(torch.from_numpy(values)), facts["sigma_data"])
+            content = json.loads(text)
+            values = np.frombuffer(base64.b64decode(content["sqrt_alpha_bar"]), "<f8").astype(float)
+            schedule = Schedule(torch.from_numpy(values))
+            return cls(content["prediction"], schedule, content["sigma_data"], content.get("facts", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the weights' card cannot be read ({error!r}): write it again with zsnr.diffusers.card.write"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from zsnr import grids
 from zsnr import schedule as schedules
-from zsnr.prediction import DIFFUSERS
 from zsnr.schedule import Schedule, from_alpha_bar
 
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
 LEVELS = ("karras", "power", "uniform", "geometric")
 EPS = (
@@ -74,6 +74,12 @@ def check_config(given: Mapping[str, Any]) -> None:
         )
 
 
+def prediction_of(config: Any) -> str:
+    """eps, x0 or v: what a config's prediction_type is here; as it stands there where it is none of them."""
+    prediction_type = str(config.get("prediction_type", "epsilon"))
+    return PREDICTION_TYPES.get(prediction_type, prediction_type)
+
+
 def config_schedule(config: Any) -> Schedule:
     """The schedule of a config's trained_betas, or beta_schedule, after Algorithm 1 if rescale_betas_zero_snr.
 
@@ -103,7 +109,7 @@ def config_prediction(config: Any, schedule: Schedule) -> str:
     Raises:
         ValueError: eps on a schedule with zero terminal SNR.
     """
-    prediction = DIFFUSERS[config.prediction_type]
+    prediction = PREDICTION_TYPES[config.prediction_type]
     if prediction == "eps" and schedule.zero_snr:
         raise ValueError(EPS)
     return prediction

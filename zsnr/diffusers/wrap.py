@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from zsnr.denoisers import Denoiser, NetworkDenoiser
 from zsnr.diffusers.card import of as card_of
-from zsnr.diffusers.config import from_scheduler
+from zsnr.diffusers.config import from_scheduler, prediction_of
 from zsnr.edm import EDMDenoiser, Preconditioned
-from zsnr.prediction import DIFFUSERS
 from zsnr.schedule import Schedule
 
 
@@ -47,11 +46,10 @@ def denoiser(unet: nn.Module, scheduler: Any, *, whole_steps: bool = False, **co
         ValueError: eps at zero SNR; a scheduler without a table; or one that is not what the card in the weights, which
             the UNet was loaded from, says that they were trained for.
     """
-    prediction = scheduler.config.get("prediction_type", "epsilon")
-    prediction, schedule = DIFFUSERS.get(prediction, prediction), from_scheduler(scheduler)
     if (card := card_of(unet)) is not None:
-        card.check(prediction, schedule)
-    return NetworkDenoiser(unet, schedule, prediction, whole_steps=whole_steps, **conditions)
+        card.check_scheduler(scheduler)
+    prediction = prediction_of(scheduler.config)
+    return NetworkDenoiser(unet, from_scheduler(scheduler), prediction, whole_steps=whole_steps, **conditions)
 
 
 class VModel(nn.Module):

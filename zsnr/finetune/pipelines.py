@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
-from zsnr.diffusers.config import from_scheduler
-from zsnr.prediction import DIFFUSERS, check_prediction
+from zsnr.diffusers.config import from_scheduler, prediction_of
+from zsnr.prediction import check_prediction
 from zsnr.schedule import Schedule, rescale_zero_terminal_snr
 
 
@@ -51,7 +51,7 @@ def aim(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
     config = pipeline.scheduler.config
     schedule = from_scheduler(pipeline.scheduler)
     if not zero_snr:
-        prediction = DIFFUSERS.get(config.prediction_type, config.prediction_type)
+        prediction = prediction_of(config)
         check_prediction(prediction, schedule)
         return schedule, prediction, copy.deepcopy(pipeline.scheduler)
     schedule = rescale_zero_terminal_snr(schedule)

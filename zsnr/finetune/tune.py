@@ -21,13 +21,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from zsnr.diffusers import card
-from zsnr.diffusers.config import from_scheduler
+from zsnr.diffusers.config import PREDICTION_TYPES, from_scheduler
 from zsnr.finetune import captions, encode, loop, lora, pipelines
 from zsnr.finetune.captions import captioned
 from zsnr.finetune.checkpoint import History
 from zsnr.finetune.loop import generator, seed_dropout
 from zsnr.finetune.recipe import FineTune
-from zsnr.prediction import DIFFUSERS, target
+from zsnr.prediction import target
 from zsnr.schedule import Schedule
 
 VERSION = 1
@@ -116,7 +116,7 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
                 pipeline = lora.merged(pipeline)
             pipeline.save_pretrained(partial, safe_serialization=True)
         (partial / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-        prediction = DIFFUSERS[pipeline.scheduler.config.prediction_type]
+        prediction = PREDICTION_TYPES[pipeline.scheduler.config.prediction_type]
         for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
             card.write(partial / folder, card.Card(prediction, from_scheduler(pipeline.scheduler)))
         if out.exists():
