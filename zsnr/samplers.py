@@ -86,12 +86,13 @@ def euler(angles: Sequence[float], path: Path = ANGLE) -> Iterator[Row]:
     On the ANGLE path, x_phi <- x_phi + (psi - phi) v.
     """
     for p, q in pairwise(points(path, angles)):
-        yield euler_step(p, q, q.t - p.t)
+        yield euler_step(p, q)
     yield rotation(angles[-2])
 
 
-def euler_step(p: Point, q: Point, h: float) -> Row:
+def euler_step(p: Point, q: Point) -> Row:
     """Euler's step from one point of a path to another: n x_phi + h (n' x_phi + n phi' v), divided by n at its end."""
+    h = q.t - p.t
     return Row(p.phi, (p.n + h * p.dn) / q.n, h * p.n * p.dphi / q.n)
 
 
@@ -185,21 +186,23 @@ def rk2_step(phi: float, psi: float, alpha: float = 1.0, path: Path = ANGLE) -> 
 def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
     """The two rows of a step of `rk2` between two points of a path; Euler's where t' would fall to 0 or below.
 
-    With dx/dt = n' x_phi + n phi' v (see `zsnr.path`), h2 = h / (2 alpha), and each divided by n where it ends,
+    With dx/dt = n' x_phi + n phi' v (see `zsnr.path`), h2 = h / (2 alpha), h1 = h - h2, each divided by n at its end,
 
         x' = x + alpha h (n' x + n phi' v)
-        x <- x + (h - h2) (n' x + n phi' v) + h2 (n'_m x' + n_m phi'_m v')
+        x <- x + h1 (n' x + n phi' v) + h2 (n'_m x' + n_m phi'_m v')
     """
     h = q.t - p.t
     if p.t + alpha * h <= 0:
-        return [euler_step(p, q, h)]
+        return [euler_step(p, q)]
     m = q if alpha == 1 else path.at(path.angle(p.t + alpha * h))
-    first, h2 = euler_step(p, m, alpha * h), h / (2 * alpha)
-    on_x = p.n + (h - h2) * p.dn + h2 * m.dn * first.a
-    on_v = (h - h2) * p.n * p.dphi + h2 * m.dn * first.b
+    a, b = (p.n + alpha * h * p.dn) / m.n, alpha * h * p.n * p.dphi / m.n
+    h2 = h / (2 * alpha)
+    h1 = h - h2
+    on_x = p.n + h1 * p.dn + h2 * m.dn * a
+    on_v = h1 * p.n * p.dphi + h2 * m.dn * b
     on_v2 = h2 * m.n * m.dphi
-    # all by position: a keyword costs as much as the arithmetic
-    return [first, Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, 0.0, 1)]
+    # by position: a keyword costs as much as the arithmetic
+    return [Row(p.phi, a, b), Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, 0.0, 1)]
 
 
 # --- stochastic churn

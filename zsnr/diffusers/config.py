@@ -107,8 +107,11 @@ def config_prediction(config: Any, schedule: Schedule) -> str:
     """What a config's model predicts: eps, x0 or v.
 
     Raises:
-        ValueError: eps on a schedule with zero terminal SNR.
+        ValueError: a prediction_type that is not known; eps on a schedule with zero terminal SNR.
     """
+    if config.prediction_type not in PREDICTION_TYPES:
+        known = ", ".join(PREDICTION_TYPES)
+        raise ValueError(f"unknown prediction_type {config.prediction_type!r}; choose one of {known}")
     prediction = PREDICTION_TYPES[config.prediction_type]
     if prediction == "eps" and schedule.zero_snr:
         raise ValueError(EPS)

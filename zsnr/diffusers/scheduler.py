@@ -32,14 +32,7 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr.diffusers.config import (
-    LEVELS,
-    PREDICTION_TYPES,
-    check_config,
-    config_grid,
-    config_prediction,
-    config_schedule,
-)
+from zsnr.diffusers.config import LEVELS, check_config, config_grid, config_prediction, config_schedule
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import cos_sin, to_v
@@ -115,7 +108,6 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         clip_sample_range: float = 1.0,
     ) -> None:
         choices: tuple[tuple[str, str | None, Any], ...] = (
-            ("prediction_type", prediction_type, PREDICTION_TYPES),
             ("timestep_spacing", timestep_spacing, SPACINGS),
             ("solver", solver, SOLVERS),
             ("path", path, PATHS),
