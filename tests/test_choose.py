@@ -133,7 +133,7 @@ def test_a_networks_curve_takes_the_place_of_the_linear_one():
 
 def test_the_table_names_all_five_with_edms_values_and_reasons():
     text = choose.propose(choose.measure(images())).text()
-    assert [line.split()[0] for line in text.splitlines()[1:]] == list(choose.EDM)
+    assert [line.split()[0] for line in text.splitlines()[1:]] == list(choose.PUBLISHED)
     assert all(len(line.split()) > 3 for line in text.splitlines()[1:])
 
 

@@ -11,7 +11,7 @@ Along orthonormal directions k, on which the data has mean m_k and variance Lamb
 
 L is the error |D - y|^2 of a denoiser over that of one which knows only each pixel's mean, and Lambda. For the best
 linear denoiser L = mean_k[Lambda_k / (Lambda_k + sigma^2)] (1 + sigma^2 / Lambda), 1 at both ends. The rules are
-derived for this project (notebook 8); beside them the numbers that Karras et al. 2022 chose by experience (Table 1).
+derived for this project (finding 8); beside them the numbers that Karras et al. 2022 chose by experience (Table 1).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EDM = {"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2, "sigma_min": 0.002, "sigma_max": 80.0}
+PUBLISHED = {"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2, "sigma_min": 0.002, "sigma_max": 80.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Proposal:
 
     def text(self) -> str:
         """A table: name, proposal, EDM's value, reason."""
-        rows = (f"{k:11s}{getattr(self, k):10.4g}{EDM[k]:8.4g}   {self.reasons[k]}" for k in EDM)
+        rows = (f"{k:11s}{getattr(self, k):10.4g}{PUBLISHED[k]:8.4g}   {self.reasons[k]}" for k in PUBLISHED)
         return "\n".join([f"{'':11s}{'proposed':>10s}{'EDM':>8s}   because", *rows])
 
 
@@ -90,7 +90,7 @@ def propose(statistics: Statistics, curve: tuple[Tensor, Tensor] | None = None, 
     curve: (sigmas, L) of a trained network on held-out images, for P_mean and P_std; None: the best linear denoiser's.
     """
     s, top = statistics, statistics.spectrum[0].item()
-    low = s.step / math.sqrt(12) if s.step else EDM["sigma_min"] / EDM["sigma_data"] * s.sigma_data
+    low = s.step / math.sqrt(12) if s.step else PUBLISHED["sigma_min"] / PUBLISHED["sigma_data"] * s.sigma_data
     high = math.sqrt(top / ((1 - tolerance) ** -2 - 1))
     off = (s.shift.abs() / (s.spectrum + high**2).sqrt()).max().item()
     log = torch.linspace(math.log(low), math.log(high), 400, dtype=torch.float64)

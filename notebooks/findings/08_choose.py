@@ -295,10 +295,10 @@ found.append(
 # $\sigma_\text{data}$, no finding.
 
 # %%
-print(f"{'':24s}" + "".join(f"{k:>12s}" for k in choose.EDM))
-print(f"{'EDM':24s}" + "".join(f"{v:12.4g}" for v in choose.EDM.values()))
+print(f"{'':24s}" + "".join(f"{k:>12s}" for k in choose.PUBLISHED))
+print(f"{'EDM':24s}" + "".join(f"{v:12.4g}" for v in choose.PUBLISHED.values()))
 for name, p in proposals.items():
-    print(f"{name:24s}" + "".join(f"{getattr(p, k):12.4g}" for k in choose.EDM))
+    print(f"{name:24s}" + "".join(f"{getattr(p, k):12.4g}" for k in choose.PUBLISHED))
 
 # %%
 best = proposals.get(f"{first}, network", proposal)
