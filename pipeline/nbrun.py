@@ -8,6 +8,8 @@ runs notebooks/stages/finetune.py in the repository's root. Its parameters come 
 (`pipeline.parameters` has the rule): from the section with the notebook's name, here `finetune`, and those that are
 named. Its results and the executed notebook go to results/full/zsnr/finetune/zsnr.
 
+NOTEBOOK may be a folder: `findings smoke` runs them all.
+
     python -m pipeline.nbrun NOTEBOOK
 
 rewrites the paired .ipynb with its outputs: default parameters, in the notebook's folder, as JupyterLab and nbval run
@@ -146,7 +148,9 @@ def explain(error: Exception) -> str:
 def command_line() -> argparse.ArgumentParser:
     """The options; the tests read the commands of dvc.yaml with them."""
     cli = argparse.ArgumentParser(prog="python -m pipeline.nbrun", description=(__doc__ or "").splitlines()[0])
-    cli.add_argument("source", type=notebook_path, metavar="NOTEBOOK", help="such as stages/train, or a path")
+    cli.add_argument(
+        "source", type=notebook_path, metavar="NOTEBOOK", help="such as stages/train or findings, or a path"
+    )
     cli.add_argument("profile", nargs="?", metavar="PROFILE", help="of params.yaml; default: rewrite the pair")
     cli.add_argument("sections", nargs="*", metavar="SECTION", help="of the profile, besides the notebook's own")
     cli.add_argument(
@@ -158,8 +162,11 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def notebook_path(text: str) -> Path:
-    """The .py half: of stages/train, notebooks/stages/train.py; a path is itself."""
-    return Path(text) if text.endswith(".py") else ROOT / "notebooks" / f"{text}.py"
+    """The .py half of stages/train, which is notebooks/stages/train.py, or the folder notebooks/stages of stages."""
+    if text.endswith(".py"):
+        return Path(text)
+    path = ROOT / "notebooks" / text
+    return path if path.is_dir() else path.with_name(f"{path.name}.py")
 
 
 def filled(notebook: NotebookNode, args: argparse.Namespace) -> dict[str, Any] | None:
@@ -190,9 +197,28 @@ def target_path(args: argparse.Namespace, values: Mapping[str, Any] | None) -> P
     return folder / f"{args.source.stem}.ipynb"
 
 
+def each(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The command line for each notebook of a folder, or for the one that is named."""
+    if not args.source.is_dir():
+        return [args]
+    if args.out:
+        raise Refused("-o is for one notebook: those of a folder would write over each other")
+    return [argparse.Namespace(**{**vars(args), "source": path}) for path in sorted(args.source.glob("*.py"))]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one notebook; returns the exit status."""
+    """Run one notebook, or those of a folder until one fails; returns the exit status."""
     args = command_line().parse_args(argv)
+    try:
+        calls = each(args)
+    except Refused as error:
+        print(f"{args.source}: {error}", file=sys.stderr)
+        return 1
+    return next((status for call in calls if (status := run_call(call))), 0)
+
+
+def run_call(args: argparse.Namespace) -> int:
+    """Run one notebook and report what went wrong; returns the exit status."""
     source, failed = args.source, None
     try:
         if not source.is_file():

@@ -18,7 +18,9 @@ small:
   other: {lr: 2, steps: 10, name: 7, levels: [], extra: null, images: 8, both: 4}
   typed: {lr: null, steps: 1e-5, flag: false, name: a, levels: [], extra: 0}
   held: {steps: true, lr: 1.0, flag: false, name: a, levels: [], extra: {a: 1}}
-smoke: {nb: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [], extra: 0}}
+smoke:
+  finding_nb: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [], extra: 0}
+  nb: {lr: 1e-5, name: a, more: {steps: 1, flag: true, deep: {levels: [], extra: 0}}}
 """
 PARAMETERS = """
 # %% tags=["parameters"]
@@ -42,14 +44,14 @@ def nb(tmp_path):
     (tmp_path / "params.yaml").write_text(PARAMS)
     shutil.copy(checkout.ROOT / "notebooks/jupytext.toml", tmp_path)
 
-    def call(code, *options, place=("small",), folder=".", parameters=PARAMETERS):
-        source = tmp_path / folder / "nb.py"
+    def call(code, *options, place=("small",), name="nb", folder=".", parameters=PARAMETERS):
+        source = tmp_path / folder / f"{name}.py"
         source.parent.mkdir(exist_ok=True)
         source.write_text(f"# %% [markdown]\n# # Title\n{parameters}\n# %%\n{code}\n")
         out = tmp_path / "new/folder" if place else source.parent
         where = [*place, "-o", str(out)] if place else []
         status = nbrun.main([str(source), *where, "--params", str(tmp_path / "params.yaml"), *options])
-        return status, out / "nb.ipynb"
+        return status, out / f"{name}.ipynb"
 
     return call
 
@@ -69,23 +71,33 @@ def refused(nb, capfd, monkeypatch, *options, **call):
 
 
 @pytest.mark.parametrize(
-    ("sections", "options", "message"),
+    ("name", "options", "message"),
     [
-        ("", ["-p", "lrr=1"], "no parameter named lrr; declared are lr, steps, name, flag, levels, extra"),
-        ("", ["-p", "flag=True"], "-p flag is 'True' (str), but the notebook declares flag = False (bool)"),
-        ("", ["-p", "lr"], "expected name=value"),
-        ("", ["-p", "lr=1", "-p", "lr=2"], "given twice: lr"),
+        ("nb", ["-p", "lrr=1"], "no parameter named lrr; declared are lr, steps, name, flag, levels, extra"),
+        ("nb", ["-p", "flag=True"], "-p flag is 'True' (str), but the notebook declares flag = False (bool)"),
+        ("nb", ["-p", "lr"], "expected name=value"),
+        ("nb", ["-p", "lr=1", "-p", "lr=2"], "given twice: lr"),
         ("typed", [], "small.typed.lr is None (NoneType), but the notebook declares lr = 0.0001 (float)"),
         ("typed", [], "small.typed.steps is 1e-05 (float), but the notebook declares steps = 3 (int)"),
         ("held", [], "small.held.steps is True (bool), but the notebook declares steps = 3 (int)"),
         ("other", [], "small.other.name is 7 (int), but the notebook declares name = 'a' (str)"),
         ("other", [], "flag is in none of small.other, small.run, data"),
-        ("nb other", [], "steps is in two places: small.nb.steps and small.other.steps"),
-        ("othre", [], "no section small.othre; the nearest is other"),
     ],
 )
-def test_a_wrong_parameter_is_refused_before_work(nb, capfd, monkeypatch, sections, options, message):
-    assert message in refused(nb, capfd, monkeypatch, *options, place=["small", *sections.split()])
+def test_a_wrong_parameter_is_refused_before_work(nb, capfd, monkeypatch, name, options, message):
+    assert message in refused(nb, capfd, monkeypatch, *options, name=name)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (["smal"], "no profile smal; the nearest is small"),
+        (["small", "othre"], "no section small.othre; the nearest is other"),
+        (["small", "other"], "steps is in two places: small.other.steps and small.nb.steps"),
+    ],
+)
+def test_a_wrong_place_is_refused(nb, capfd, monkeypatch, place, message):
+    assert message in refused(nb, capfd, monkeypatch, place=place)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +117,6 @@ def test_a_name_that_is_nowhere_is_refused_with_one_that_is_near(nb, capfd, monk
     assert message in refused(nb, capfd, monkeypatch, parameters=cell)
 
 
-def test_a_profile_that_is_not_there_is_refused(nb, capfd, monkeypatch):
-    assert "no profile smal; the nearest is small" in refused(nb, capfd, monkeypatch, place=["smal"])
-
-
 def test_values_keep_their_types(nb):
     status, out = nb("print([lr, steps, name, flag, levels, extra])", "-p", "name=7")
     assert status == 0
@@ -116,7 +124,7 @@ def test_values_keep_their_types(nb):
 
 
 def test_an_integer_may_stand_for_a_float(nb):
-    status, out = nb("print(repr(lr))", "-p", "name=a", "-p", "flag=true", place=("small", "other"))
+    status, out = nb("print(repr(lr))", "-p", "name=a", "-p", "flag=true", name="other")
     assert status == 0
     assert printed(out) == "2.0\n"
 
@@ -149,6 +157,18 @@ def test_defaults_must_be_literals(cell):
     notebook = jupytext.reads(f'# %% tags=["parameters"]\n{cell}\n', fmt="py:percent")
     with pytest.raises(checkout.Refused, match=r"literal"):
         nbrun.declared(notebook)
+
+
+def test_a_folder_is_run_until_one_fails(nb, tmp_path, capfd):
+    for name in ("a", "b", "c"):
+        code = "print('ran')" if name == "a" else "raise ValueError('stop')"
+        (tmp_path / f"{name}.py").write_text(f"# %%\n{code}\n")
+    assert nbrun.main([str(tmp_path)]) == 1
+    assert printed(tmp_path / "a.ipynb") == "ran\n"
+    assert (tmp_path / "b.failed.ipynb").exists()
+    assert not (tmp_path / "c.failed.ipynb").exists()
+    assert nbrun.main([str(tmp_path), "smoke", "-o", "x"]) == 1
+    assert "-o is for one notebook" in capfd.readouterr().err
 
 
 def test_two_runs_write_the_same_bytes(nb):
