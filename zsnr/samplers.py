@@ -19,7 +19,6 @@ All samplers take
 and options of their own, and return the (B, ...) images at phi = 0.
 
 Source: Lin et al. 2023, Eqs. 20-22; Karras et al. 2022, Algorithms 1 to 3, App. E; Song et al. 2020; Lu et al. 2022.
-As tables of rows: derived for this project.
 """
 
 from __future__ import annotations
