@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro test notebooks docs bench lint
+.PHONY: help env repro record test notebooks docs bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -27,16 +27,19 @@ env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to c
 
 docs: env  ## put the table and figures of the full profile on the repository's page
 	@cp results/claims.md docs/; rm -f docs/*.png
-	@for png in results/full/[0-9]*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+	@for png in results/full/findings/*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
 
 repro: env  ## restore what is cached, run the rest, print the claims table
 	@$(BIN)/python -m pipeline.repro
+
+record: env  ## after a run: keep its results in dvcstore/, and nothing that no stage needs
+	@$(BIN)/python -m pipeline.record
 
 test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
 
 notebooks: env  ## execute every notebook pair again, with default parameters
-	@for nb in notebooks/[0-9]*.py; do echo "$$nb"; $(BIN)/python -m pipeline.nbrun "$$nb"; done
+	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
 
 bench: env  ## time and error against diffusers, and against k-diffusion and azula where they are installed
 	@$(BIN)/python -m benchmarks

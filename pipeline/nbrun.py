@@ -214,7 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"{args.source}: {error}", file=sys.stderr)
         return 1
-    return next((status for call in calls if (status := run_call(call))), 0)
+    for call in calls:
+        if len(calls) > 1:
+            print(call.source.stem, flush=True)
+        if run_call(call):
+            return 1
+    return 0
 
 
 def run_call(args: argparse.Namespace) -> int:

@@ -15,22 +15,27 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pipeline.nbrun import ROOT, Refused, check_disk
+from pipeline.checkout import ROOT, Refused, check_disk
 
 DVC = [sys.executable, "-m", "dvc"]
 LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")
-FATE = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
+OUTCOME = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
 
 
-def check_remote(root: Path) -> None:
-    """Refuse an unreachable remote or a damaged object, where the remote is a folder (a server tells DVC)."""
+def remote(root: Path) -> tuple[str, Path | None]:
+    """The name of DVC's remote, and its folder where it is one; None for a server, and where none is set."""
     config = configparser.ConfigParser(interpolation=None)
     config.read([root / ".dvc/config", root / ".dvc/config.local"])
     name = config.get("core", "remote", fallback="")
     url = config.get(f"'remote \"{name}\"'", "url", fallback="")
-    if not url or "://" in url:
+    return name, None if not url or "://" in url else Path(os.path.normpath(root / ".dvc" / url))
+
+
+def check_remote(root: Path) -> None:
+    """Refuse an unreachable remote or a damaged object, where the remote is a folder (a server tells DVC)."""
+    name, folder = remote(root)
+    if folder is None:
         return
-    folder = Path(os.path.normpath(root / ".dvc" / url))
     if not folder.is_dir() or not any(folder.iterdir()):
         raise Refused(
             f"DVC's remote `{name}` cannot be reached: {folder} is missing or empty. dvcstore/ is a part of\n"
@@ -63,21 +68,21 @@ def pipeline(root: Path) -> str:
     """Run `dvc repro --pull`, passing its output on; return how many stages it ran, restored and left."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     env = {**os.environ, "PATH": path}  # stages call `python`: this one
-    fates: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     with subprocess.Popen([*DVC, "repro", "--pull"], cwd=root, env=env, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             if match := LINE.match(line):
                 action, name, other, how = match.groups()
-                fates[name or other] = FATE.get(action or how, "restored")
+                outcomes[name or other] = OUTCOME.get(action or how, "restored")
     if process.returncode:
         raise Refused(
             f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
             "If a file is missing, `git checkout dvcstore` brings it back.\n"
             "Finished stages are kept: `make repro` goes on from there."
         )
-    counts = Counter(fate for name, fate in fates.items() if not name.endswith(".dvc"))
-    return ", ".join(f"{counts[fate]} {fate}" for fate in ("executed", "restored", "unchanged"))
+    counts = Counter(outcome for name, outcome in outcomes.items() if not name.endswith(".dvc"))
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("executed", "restored", "unchanged"))
 
 
 def table(rows: list[dict[str, object]], width: int) -> str:

@@ -20,11 +20,11 @@ def test_the_claims_on_the_page_are_the_pipelines():
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_on_the_page_is_the_pipelines(name):
     notebook, _, figure = name.partition("-")
-    assert (ROOT / "docs" / name).read_bytes() == (ROOT / "results/full" / notebook / figure).read_bytes()
+    assert (ROOT / "docs" / name).read_bytes() == (ROOT / "results/full/findings" / notebook / figure).read_bytes()
 
 
 def test_every_figure_of_the_full_profile_is_on_the_page():
-    made = sorted(f"{path.parent.name}-{path.name}" for path in (ROOT / "results/full").glob("[0-9]*/*.png"))
+    made = sorted(f"{path.parent.name}-{path.name}" for path in (ROOT / "results/full/findings").glob("*/*.png"))
     assert made == FIGURES
 
 

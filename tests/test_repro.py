@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline import nbrun, repro
+from pipeline import checkout, record, repro
 
 CONFIG = """
 [core]
@@ -67,18 +67,44 @@ def test_what_changed_is_executed(root):
     assert repro.pipeline(root) == "1 executed, 0 restored, 0 unchanged"
 
 
+def test_what_no_stage_needs_is_not_kept(root, capfd):
+    """The stage's former output and run go; what is left restores a clone."""
+
+    def store(command):
+        stage = f"{{cmd: {command} out, deps: [data/raw], outs: [out]}}"
+        (root / "dvc.yaml").write_text(f"stages: {{copy: {stage}}}")
+        with pytest.raises(checkout.Refused, match=r"copy(.|\n)*`make repro` first"):
+            record.record(root)
+        assert repro.pipeline(root) == "1 executed, 0 restored, 0 unchanged"
+        record.record(root)
+        return {path for path in root.glob("dvcstore/**/*") if path.is_file()}
+
+    first, second = store("rev data/raw/a.txt >"), store("rev data/raw/a.txt | tr a-z A-Z >")
+    assert "before: 0.0 MB in 4 files\nafter:  0.0 MB in 4 files" in capfd.readouterr().out
+    assert [len(first & second), len(first - second)] == [2, 2], "the data stay, its listing and the file in it"
+    forget(root)
+    assert repro.pipeline(root) == "0 executed, 1 restored, 0 unchanged"
+    assert (root / "out").read_text() == "ATAD WAR\n"
+
+
+def test_what_a_server_keeps_is_not_touched(root):
+    (root / ".dvc/config.local").write_text("['remote \"store\"']\n    url = s3://bucket/\n")
+    with pytest.raises(checkout.Refused, match="`store` is not a folder"):
+        record.record(root)
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_an_unreachable_remote_is_named(root, empty):
     shutil.rmtree(root / "dvcstore")
     if empty:
         (root / "dvcstore").mkdir()
-    with pytest.raises(nbrun.Refused, match=r"dvcstore is missing or empty(.|\n)*git checkout dvcstore"):
+    with pytest.raises(checkout.Refused, match=r"dvcstore is missing or empty(.|\n)*git checkout dvcstore"):
         repro.check_remote(root)
 
 
 def test_a_remote_of_the_users_own_is_taken(root):
     (root / ".dvc/config.local").write_text("['remote \"store\"']\n    url = /nowhere/at/all\n")
-    with pytest.raises(nbrun.Refused, match="/nowhere/at/all is missing"):
+    with pytest.raises(checkout.Refused, match="/nowhere/at/all is missing"):
         repro.check_remote(root)
     (root / ".dvc/config.local").write_text("['remote \"store\"']\n    url = s3://bucket/%20\n")
     repro.check_remote(root)
@@ -91,7 +117,7 @@ def test_a_truncated_object_is_found(root, which):
     copy = copies[which]
     copy.chmod(0o644)
     copy.write_text("raw")
-    with pytest.raises(nbrun.Refused, match="truncated or damaged: `git checkout dvcstore`"):
+    with pytest.raises(checkout.Refused, match="truncated or damaged: `git checkout dvcstore`"):
         repro.check_remote(root)
 
 
@@ -100,14 +126,14 @@ def test_damaged_data_is_found_before_it_becomes_the_new_data(root, text):
     (root / "data/raw/a.txt").unlink()
     if text:
         (root / "data/raw/a.txt").write_text(text)
-    with pytest.raises(nbrun.Refused, match=r"dvc pull --force data/raw.dvc"):
+    with pytest.raises(checkout.Refused, match=r"dvc pull --force data/raw.dvc"):
         repro.check_data(root)
 
 
 def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
     forget(root)
     shutil.rmtree(root / "dvcstore/files")
-    with pytest.raises(nbrun.Refused, match=r"`git checkout dvcstore`(.|\n)*Finished stages are kept"):
+    with pytest.raises(checkout.Refused, match=r"`git checkout dvcstore`(.|\n)*Finished stages are kept"):
         repro.pipeline(root)
     assert "data/raw" in capfd.readouterr().err
 
@@ -115,7 +141,7 @@ def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
 def test_the_error_is_what_the_user_sees(root):
     shutil.rmtree(root / "dvcstore")
     code = f"import pathlib, pipeline.repro as r; r.ROOT = pathlib.Path({str(root)!r}); exit(r.main())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=nbrun.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout.ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "DVC's remote `store` cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr

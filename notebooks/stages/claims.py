@@ -28,7 +28,7 @@ from lab import ROOT
 from lab.report import claims
 
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
-measured = [claims.load(path) for path in sorted((ROOT / results).glob("*/claims.json"))]
+measured = [claims.load(path) for path in sorted((ROOT / results / "findings").glob("*/claims.json"))]
 rows = claims.table(measured)
 
 # %%
