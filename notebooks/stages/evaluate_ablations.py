@@ -109,8 +109,12 @@ def measure(model, cell, n, first_seed=0, **measures):
     print(f"{cell!s:46s} level std / data's {found['level']['std_ratio']:.2f}", flush=True)
 
 
+# %% tags=["nbval-ignore-output"]
+trained = {name: plans.train(base, draw, plan, name, scratch) for name in plan}
+
+# %%
 for name, (variant, r) in plan.items():
-    model, history = plans.train(base, draw, plan, name, scratch)
+    model, history = trained[name]
     whole = r.images == recipe["images"]
     n = samples if whole else few_samples
     cell = Cell(variant, "trailing", "ddim", short, images=0 if whole else r.images, loss=r.loss)

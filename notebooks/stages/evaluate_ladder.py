@@ -19,7 +19,7 @@ captioned = 0.1
 unconditional = 0.1
 width = 16
 recipe = {
-    "images": 256,
+    "images": 64,
     "batch": 32,
     "lr": 1e-3,
     "warmup": 32,
@@ -28,10 +28,10 @@ recipe = {
     "precision": "float32",
 }
 seeds = [0, 1]
-samples = 64
-real = 512
-steps = 4
-probe = 512
+samples = 16
+real = 256
+steps = 3
+probe = 256
 levels = 5
 precision = "float32"
 threads = 1
@@ -126,14 +126,17 @@ def curve(denoiser):
     return {"mean": losses.mean(1).tolist(), "std": losses.std(1).tolist()}
 
 
+# %% tags=["nbval-ignore-output"]
+whole = EDMRecipe(sigma_data=sigma_data, **recipe)
+rungs = list(ladder.rungs(whole, seeds, width, reference.shape[1], len(train.classes)))
+fits = [fit(start, pictures, r, ladder.folder(scratch, name, seed, always)) for name, seed, always, r, start in rungs]
+
 # %%
 rows = []
-whole = EDMRecipe(sigma_data=sigma_data, **recipe)
-for name, seed, always, r, start in ladder.rungs(whole, seeds, width, reference.shape[1], len(train.classes)):
+for (name, seed, always, r, start), (trained, history) in zip(rungs, fits, strict=True):
     first = seed == seeds[0]
     column = r.column(r.precondition)
     before = curve(edm.Preconditioned(start, column)) if first and not always else None
-    trained, history = fit(start, pictures, r, ladder.folder(scratch, name, seed, always))
     denoiser = edm.Preconditioned(trained, column)
     measures = {"evaluations": 2 * steps - 1, "loss": history}
     if not always:

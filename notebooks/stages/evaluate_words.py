@@ -47,6 +47,8 @@ draw = partial(data.load(ROOT / source).draw, captioned=1.0, unconditional=uncon
 classifier = metrics.Classifier.load(folder / "classifier/classifier.safetensors")
 fixed, _ = network.load(folder / "zsnr/finetune/zsnr/weights.safetensors")
 plan = plans.words(ScheduleRecipe(**recipe))
+
+# %% tags=["nbval-ignore-output"]
 model, history = plans.train(fixed, draw, plan, "zsnr", lab.scratch(f"{results}/zsnr/words"))
 
 # %%

@@ -18,7 +18,7 @@ captioned = 0.1
 unconditional = 0.1
 width = 16
 recipe = {
-    "images": 256,
+    "images": 64,
     "batch": 32,
     "lr": 1e-3,
     "warmup": 32,
