@@ -8,7 +8,7 @@ import jupytext
 import nbformat
 import pytest
 
-from pipeline import checkout, nbrun
+from pipeline import checkout, execute, nbrun, parameters
 
 PARAMS = """
 data: {source: pictures, near: 1}
@@ -156,7 +156,7 @@ def test_smoke_keeps_the_numbers_of_a_finding(nb, tmp_path, folder):
 def test_defaults_must_be_literals(cell):
     notebook = jupytext.reads(f'# %% tags=["parameters"]\n{cell}\n', fmt="py:percent")
     with pytest.raises(checkout.Refused, match=r"literal"):
-        nbrun.declared(notebook)
+        parameters.declared(notebook)
 
 
 def test_a_folder_is_run_until_one_fails(nb, tmp_path, capfd):
@@ -238,7 +238,7 @@ def test_a_full_disk_in_the_runner_names_the_remedy(nb, capfd, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nbrun.os, "replace", full)
+    monkeypatch.setattr(execute.os, "replace", full)
     status, out = nb("")
     assert status == 1
     assert checkout.REMEDY in capfd.readouterr().err

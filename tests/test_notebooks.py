@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
 
-from pipeline import nbrun
+from pipeline import execute, parameters
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*/*.py"))
@@ -58,5 +58,5 @@ def test_the_parameters_come_first_and_the_kernel_is_named(source):
     tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     assert tagged == [first]
-    assert nbrun.declared(notebook)
-    assert notebook.metadata.get("kernelspec") == nbrun.KERNEL
+    assert parameters.declared(notebook)
+    assert notebook.metadata.get("kernelspec") == execute.KERNEL

@@ -12,7 +12,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.hydra import apply_overrides
 
-from pipeline import nbrun, parameters
+from pipeline import imports, nbrun, parameters
 
 ROOT = Path(__file__).parents[1]
 PARAMS = parameters.load(ROOT / "params.yaml")
@@ -29,14 +29,17 @@ def calls(stage):
     return [call for run in runs for call in nbrun.each(run)]
 
 
+notebook = cache(jupytext.read)
+
+
 def filled(call):
     """The parameters of a run."""
-    return nbrun.filled(jupytext.read(call.source), call)
+    return nbrun.filled(notebook(call.source), call, PARAMS)
 
 
 def read_by(call):
     """The keys of params.yaml that a run reads."""
-    declared = nbrun.declared(jupytext.read(call.source))
+    declared = parameters.declared(notebook(call.source))
     return parameters.sources(declared, PARAMS, call.profile, nbrun.sections(call, PARAMS), call.p)
 
 
@@ -45,12 +48,10 @@ def inside(path, folders):
     return not {str(path), *map(str, Path(path).parents)}.isdisjoint(map(str, folders))
 
 
-def test_there_are_stages():
+def test_every_notebook_has_a_stage():
     """A filter that matches nothing would pass all tests below."""
     assert all(calls(stage) for stage in STAGES)
-    assert {call.source.relative_to(ROOT) for stage in STAGES for call in calls(stage)} == {
-        path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("*/*.py")
-    }
+    assert {call.source for stage in STAGES for call in calls(stage)} == set((ROOT / "notebooks").glob("*/*.py"))
 
 
 @each_stage
@@ -63,11 +64,12 @@ def test_a_stage_passes_parameters_that_its_notebook_declares(stage):
 
 
 def test_every_parameter_is_read():
+    def there(profile):
+        return {f"{place}.{key}" for place, keys in parameters.groups(profile, PARAMS[profile]) for key in keys}
+
     read = set().union(*(read_by(call) for stage in STAGES for call in calls(stage)))
-    there = {name: {f"{place}.{key}" for place, values in parameters.groups(name, PARAMS[name]) for key in values}
-             for name in ("data", "smoke", "full", "gpu")}  # fmt: skip
-    assert read == there["data"] | there["smoke"] | there["full"]
-    assert {key.replace("gpu.", "full.", 1) for key in there["gpu"]} <= there["full"]
+    assert {key for key in read if not key.startswith("gpu.")} == there("data") | there("smoke") | there("full")
+    assert {key.replace("gpu.", "full.", 1) for key in there("gpu")} <= there("full")
 
 
 def test_smoke_runs_what_full_runs():
@@ -87,16 +89,14 @@ def test_smoke_runs_what_full_runs():
 
 @each_stage
 def test_a_stage_tracks_what_it_reads_and_writes(stage):
-    deps, outs = [str(dep) for dep in stage.deps], [str(out) for out in stage.outs]
     for call in calls(stage):
-        assert inside(call.source.relative_to(ROOT), deps)
-        assert inside(nbrun.target_path(call, filled(call)).relative_to(ROOT), outs)
+        assert inside(call.source.relative_to(ROOT), stage.deps)
+        assert inside(nbrun.target_path(call, filled(call)).relative_to(ROOT), stage.outs)
 
 
-@each_stage
-def test_a_stage_does_not_depend_on_a_half_with_outputs(stage):
+def test_no_stage_depends_on_a_half_with_outputs():
     """JupyterLab rewrites the .ipynb whenever it is opened: the stage would run again."""
-    assert not [str(dep) for dep in stage.deps if str(dep).endswith(".ipynb")]
+    assert not [str(dep) for stage in STAGES for dep in stage.deps if str(dep).endswith(".ipynb")]
     ignored = Repo(str(ROOT)).dvcignore
     assert all(ignored.is_ignored_file(str(path)) for path in (ROOT / "notebooks").glob("*/*.ipynb"))
 
@@ -107,108 +107,27 @@ def test_all_outputs_are_cached(stage):
     assert not [str(out) for out in stage.outs if not out.use_cache]
 
 
-# --- what a notebook imports
-
-
-@cache
-def tree(path):
-    return ast.parse((ROOT / path).read_text())
-
-
-@cache
-def module(name):
-    """The file of a module of this repository, and None for all others."""
-    path = Path(*name.split("."))
-    files = [path.with_suffix(".py"), path / "__init__.py"]
-    return next((file for file in files if (ROOT / file).is_file()), None)
-
-
-@cache
-def where(package, name):
-    """The file that defines a name which is asked of a package: a module in it, or where its __init__ has it from."""
-    if found := module(f"{package}.{name}"):
-        return found
-    for node in ast.walk(tree(module(package))):
-        if isinstance(node, ast.ImportFrom) and node.module and module(node.module):
-            for alias in node.names:
-                if name == (alias.asname or alias.name) and node.module != package:
-                    return direct_import(node.module, alias.name)
-    return module(package)
-
-
-def direct_import(source, name):
-    """The file behind `from source import name`."""
-    path = module(source)
-    return where(source, name) if path and path.name == "__init__.py" else path
-
-
-@cache
-def imports(path):
-    """The files of this repository that a file imports, through what packages export, and the data beside it."""
-    found, packages = set(), {}
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: a relative import"
-            found |= {direct_import(node.module, alias.name) for alias in node.names}
-            packages |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {module(alias.name) for alias in node.names}
-            packages |= {alias.asname or alias.name: alias.name for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+\.yaml", node.value):
-            beside = Path(path).with_name(node.value)
-            found |= {beside} if (ROOT / beside).is_file() else set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in packages:
-            package = module(packages[ast.unparse(node.value)])
-            if package and package.name == "__init__.py":
-                found.add(where(packages[ast.unparse(node.value)], node.attr))
-    return {file for file in found if file and file != Path(path)}
-
-
-def closure(path):
-    """All files of this repository on which a notebook's numbers depend, itself included.
-
-    A package's __init__ that only passes names on is none, nor is lab's own: it says where folders are.
-    """
-    seen, todo = set(), [path]
-    while todo:
-        if (file := todo.pop()) not in seen:
-            seen.add(file)
-            todo += imports(file) if file.suffix == ".py" else []
-    passing = {file for file in seen if file.name == "__init__.py" and not defines(file)}
-    return seen - passing - {Path("lab/__init__.py")}
-
-
-def defines(file):
-    """Whether a package defines anything itself."""
-    return any(isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name != "__getattr__" for n in tree(file).body)
-
-
 @each_stage
 def test_a_stage_depends_on_all_that_its_notebook_imports(stage):
-    deps = [str(dep) for dep in stage.deps]
-    files = set().union(*(closure(call.source.relative_to(ROOT)) for call in calls(stage)))
-    assert not sorted(str(file) for file in files if not inside(file, deps)), "missing in deps"
-    assert not [dep for dep in deps if dep.endswith(".py") and Path(dep) not in files], "not imported"
+    files = set().union(*(imports.closure(call.source.relative_to(ROOT)) for call in calls(stage)))
+    assert not sorted(str(file) for file in files if not inside(file, stage.deps)), "missing in deps"
+    assert not [str(dep) for dep in stage.deps if str(dep).endswith(".py") and Path(str(dep)) not in files], (
+        "not imported"
+    )
 
 
 @each_stage
 def test_a_stage_depends_on_the_results_that_its_notebook_reads(stage):
     """As far as a path in the notebook shows it: results / "zsnr/train/weights.safetensors"."""
-    made = [str(dep) for dep in [*stage.deps, *stage.outs] if str(dep).startswith("results/")]
+    known = [str(path) for path in [*stage.deps, *stage.outs] if str(path).startswith("results/")]
     written = {str(out) for other in STAGES for out in other.outs}
     for call in calls(stage):
-        values = filled(call)
-        for node in ast.walk(tree(call.source.relative_to(ROOT))):
-            text = node.value if isinstance(node, ast.Constant) else None
-            if not isinstance(text, str) or not re.fullmatch(r"[\w./]+", text):
-                continue
-            path = text if text.startswith("results/") else f"{values.get('results', 'results')}/{text}"
-            if "/" in text and text != values.get("results") and inside(path, written):
-                assert inside(path, made) or any(inside(one, [path]) for one in made), path
-
-
-# --- params.yaml
+        results = filled(call).get("results", "results")
+        for node in ast.walk(imports.tree(call.source.relative_to(ROOT))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            path = text if text.startswith("results/") else f"{results}/{text}"
+            if re.fullmatch(r"[\w./]+/[\w./]+", text) and text != results and inside(path, written):
+                assert inside(path, known) or any(inside(one, [path]) for one in known), path
 
 
 def test_an_experiment_changes_one_line_of_params(tmp_path):
