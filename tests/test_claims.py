@@ -3,20 +3,21 @@
 import json
 import math
 import re
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lab.report.claims
-from lab.report.claims import VERDICTS, claims, load, measure, save, table, to_json, to_markdown, verdict
+from lab.report.claims import VERDICTS, Check, claims, load, save, table, to_json, to_markdown, verdict
 
 IDS = [f"Z-{i:02d}" for i in range(1, 25)] + [f"E-{i:02d}" for i in range(1, 51)]
 NAN, INF = math.nan, math.inf
 
 
 def of(value, **check):
-    return measure("Z-01", "x", value, **check)
+    return Check("Z-01", "x", value, **check)
 
 
 def row(*measures, id="Z-01"):
@@ -155,7 +156,7 @@ def test_several_checks_of_one_claim():
 def test_nothing_measured():
     assert verdict([]) == verdict([], "Z-01") == "pending"
     assert verdict([], "E-27") == "out of reach"
-    assert verdict([measure("E-27", "images/s", 26.3, equal=26.3)], "E-27") == "reproduced"
+    assert verdict([Check("E-27", "images/s", 26.3, equal=26.3)], "E-27") == "reproduced"
     assert set(VERDICTS) > {r["verdict"] for r in table([])} == {"pending", "out of reach"}
 
 
@@ -197,12 +198,12 @@ def test_nothing_measured():
 )
 def test_bad_input(check, message):
     with pytest.raises(ValueError, match=message):
-        measure(**{"id": "Z-01", "what": "x", "value": 1} | check)
+        Check(**{"id": "Z-01", "what": "x", "value": 1} | check)
 
 
 def test_measures_of_two_claims_have_no_common_verdict():
     with pytest.raises(ValueError, match=r"\['E-01', 'Z-01'\]"):
-        verdict([of(1, equal=1), measure("E-01", "x", 1, equal=1)])
+        verdict([of(1, equal=1), Check("E-01", "x", 1, equal=1)])
     with pytest.raises(ValueError, match=r"\['E-01', 'Z-01'\]"):
         verdict([of(1, equal=1)], "E-01")
 
@@ -212,19 +213,19 @@ def test_measures_of_two_claims_have_no_common_verdict():
 
 def test_a_typed_verdict_is_refused(tmp_path):
     m = of(1, equal=1)
-    assert "verdict" not in m
-    for bad in (m | {"verdict": "reproduced"}, {"id": "Z-01", "verdict": "reproduced"}):
-        with pytest.raises(ValueError, match="a verdict is computed"):
-            verdict([bad])
-        with pytest.raises(ValueError, match="a verdict is computed"):
-            table([[bad]])
-        with pytest.raises(ValueError, match="a verdict is computed"):
-            save(tmp_path / "m.json", [bad], "nb")
+    assert not hasattr(m, "verdict")
+    with pytest.raises(FrozenInstanceError):
+        m.verdict = "reproduced"
+    plain = {k: v for k, v in asdict(m).items() if k != "notebook"}
+    for bad in (plain | {"verdict": "reproduced"}, {"id": "Z-01", "verdict": "reproduced"}):
+        for use in (verdict, lambda checks: table([checks]), lambda checks: save(tmp_path / "m.json", checks, "nb")):
+            with pytest.raises((AttributeError, TypeError)):
+                use([bad])
     assert not list(tmp_path.iterdir())
     for bad in (
-        {"notebook": "nb", "measures": [m | {"verdict": "reproduced"}]},
-        {"notebook": "nb", "measures": [m], "verdict": "reproduced"},
-        [m],
+        {"notebook": "nb", "measures": [plain | {"verdict": "reproduced"}]},
+        {"notebook": "nb", "measures": [plain], "verdict": "reproduced"},
+        [plain],
     ):
         (tmp_path / "m.json").write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=r"a verdict is computed|write it with save\(\)"):
@@ -245,9 +246,9 @@ def test_a_file_edited_by_hand_is_checked_again(tmp_path):
 MEASURES = [
     of([0.5, NAN, INF], equal=[0.5, 1, 2], rel=1e-5, note="a | b"),
     of(0.123456789, at_most=0.2, at_least=0.1, interval=(0.1, NAN), direction=True),
-    measure("E-01", "σ(1)", np.float64(152.1), equal=152, abs=0.5),
-    measure("E-08", "NFE", 35, equal=35),
-    measure("E-12", "identity", True, equal=True),
+    Check("E-01", "σ(1)", np.float64(152.1), equal=152, abs=0.5),
+    Check("E-08", "NFE", 35, equal=35),
+    Check("E-12", "identity", True, equal=True),
 ]
 
 
@@ -256,7 +257,7 @@ def test_save_and_load_round_trip(tmp_path):
     save(path, MEASURES, "01_terminal_snr")
     first = path.read_bytes()
     loaded = load(path)
-    assert loaded == [m | {"notebook": "01_terminal_snr"} for m in MEASURES]
+    assert loaded == [replace(m, notebook="01_terminal_snr") for m in MEASURES]
     save(path, loaded, "01_terminal_snr")
     assert path.read_bytes() == first
     json.loads(first, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
@@ -285,7 +286,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 def test_row_shows_what_was_measured():
     sampled = of(0.123456789, at_most=0.2, at_least=0.1, interval=(0.11111, 0.25), direction=True, note="why")
     exact = of(4.0359931e-05, equal=4.035993e-05, rel=2e-5, note="why")
-    r = row(sampled | {"notebook": "07"}, exact | {"notebook": "01"})
+    r = row(replace(sampled, notebook="07"), replace(exact, notebook="01"))
     assert r["measured"] == "x 0.1235 [0.1111, 0.25]; x 4.03599e-05"
     assert r["tolerance"] == ">= 0.1 and <= 0.2, direction only; = 4.035993e-05 (rel 2e-05)"
     assert (r["verdict"], r["note"], r["notebook"]) == ("direction", "why", "07, 01")
@@ -302,12 +303,12 @@ def test_row_without_measures():
     r = row(id="E-36")
     assert (r["measured"], r["tolerance"], r["verdict"], r["notebook"]) == ("", "", "out of reach", "")
     assert r["note"] == claims()["E-36"]["out_of_reach"]
-    done = row(measure("E-36", "FID", 1, at_most=2), id="E-36")
+    done = row(Check("E-36", "FID", 1, at_most=2), id="E-36")
     assert (done["verdict"], done["note"]) == ("reproduced", "")
 
 
 def test_table_gathers_the_measures_of_all_notebooks():
-    lists = [[of(1, equal=1)], [of(1, equal=2), measure("E-50", "x", 1, equal=1)], []]
+    lists = [[of(1, equal=1)], [of(1, equal=2), Check("E-50", "x", 1, equal=1)], []]
     found = {r["id"]: r["verdict"] for r in table(lists) if r["measured"]}
     assert found == {"Z-01": "contradicted", "E-50": "reproduced"}
 

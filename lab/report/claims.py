@@ -1,7 +1,7 @@
 """The claims table: one row for every claim in claims.yaml, its verdict computed from what was measured.
 
-A notebook records checks with `measure` and writes them with `save`; the last stage reads them with `load`
-and builds the `table`. A check holds when its value lies in a closed band, element by element for a list:
+A notebook writes its checks with `save`; the last stage reads them with `load` and builds the `table`. A check holds
+when its value lies in a closed band, element by element for a list:
 
     equal:             [e - tol, e + tol],   tol = max(abs, rel |e|)
     at_least, at_most: [at_least, at_most],  an absent side is open
@@ -14,12 +14,12 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 VERDICTS = ("reproduced", "direction", "not reproduced", "contradicted", "pending", "out of reach")
-Measure = dict[str, Any]
 
 
 @cache
@@ -46,35 +46,6 @@ def _numbers(name: str, x: Any, finite: bool = False, nested: bool = False) -> A
     raise ValueError(f"{name} is {x!r}: give a {kind}, or a flat list of at least one") from None
 
 
-def measure(id: str, what: str, value: Any, *, equal: Any = None, rel: float = 0.0, abs: float = 0.0,
-            at_most: Any = None, at_least: Any = None, interval: Any = None, direction: bool = False,
-            note: str = "") -> Measure:  # fmt: skip
-    """One check of one claim, for `save`: a number, or a list (a single bound then serves every element).
-
-    Give equal (with rel, abs), or at_most and/or at_least. interval: the (lo, hi) of a sampled value, for a
-    list one pair each. direction: only the direction can be checked at our scale. A NaN value fails.
-    """
-    if id not in claims():
-        raise ValueError(f"id is {id!r}: give one of zsnr/claims.yaml, such as 'Z-01'")
-    if (equal is None) == (at_most is None and at_least is None):
-        raise ValueError(f"equal is {equal}, at_most {at_most}, at_least {at_least}: give equal or bounds")
-    if not (0 <= rel < math.inf and 0 <= abs < math.inf) or (equal is None and (rel or abs)):
-        raise ValueError(f"rel is {rel}, abs is {abs}: give finite tolerances >= 0, and only with equal")
-    m: Measure = {"id": id, "what": str(what), "value": _numbers("value", value)}
-    size = len(m["value"]) if isinstance(m["value"], list) else 0
-    for name, bound in (("equal", equal), ("at_least", at_least), ("at_most", at_most)):
-        m[name] = None if bound is None else _numbers(name, bound, finite=True)
-        if isinstance(m[name], list) and len(m[name]) != size:
-            raise ValueError(f"{name} is {m[name]}, value {m['value']}: give one bound, or one per element")
-    if interval is not None and size and len(interval) != size:
-        raise ValueError(f"interval is {interval}, value {m['value']}: give one (lo, hi) per element")
-    pairs = None if interval is None else [_pair(p) for p in (interval if size else [interval])]
-    m |= {"rel": float(rel), "abs": float(abs), "interval": pairs if size or not pairs else pairs[0]}
-    if any(lo > hi for _, (lo, hi), _ in _elements(m)):
-        raise ValueError(f"at_least {at_least} is above at_most {at_most}: no value could pass")
-    return m | {"direction": bool(direction), "note": str(note)}
-
-
 def _pair(x: Any) -> list[Any]:
     pair = _numbers("interval", x)
     if not isinstance(pair, list) or len(pair) != 2 or float(pair[0]) > float(pair[1]):
@@ -82,67 +53,119 @@ def _pair(x: Any) -> list[Any]:
     return pair
 
 
-def _elements(m: Measure) -> list[tuple[Any, tuple[float, float], Any]]:
-    """(value, band, interval) of each element of a check."""
-    many = isinstance(m["value"], list)
-    values = m["value"] if many else [m["value"]]
-    intervals = m["interval"] if many and m["interval"] else [m["interval"]] * len(values)
-    sides = ("equal", "at_least", "at_most")
-    columns = [m[k] if isinstance(m[k], list) else [m[k]] * len(values) for k in sides]
-    bands = []
-    for e, lo, hi in zip(*columns, strict=True):
-        tol = max(m["abs"], m["rel"] * math.fabs(e or 0))
-        band = (-math.inf if lo is None else lo, math.inf if hi is None else hi)
-        bands.append(band if e is None else (e - tol, e + tol))
-    return list(zip(values, bands, intervals, strict=True))
+@dataclass(frozen=True)
+class Check:
+    """One check of one claim: a number, or a list (a single bound then serves every element). A NaN value fails.
+
+    Args:
+        equal: with the tolerances rel and abs; or give at_least, at_most or both.
+        interval: the (lo, hi) of a sampled value, for a list one pair each.
+        direction: only the direction can be checked at our scale.
+        notebook: where it was made; `load` fills it.
+
+    Raises:
+        ValueError: an unknown claim, a value or a bound that is no number, or bounds that no value could meet.
+    """
+
+    id: str
+    what: str
+    value: Any
+    _: KW_ONLY
+    equal: Any = None
+    at_least: Any = None
+    at_most: Any = None
+    rel: float = 0.0
+    abs: float = 0.0
+    interval: Any = None
+    direction: bool = False
+    note: str = ""
+    notebook: str = ""
+
+    def __post_init__(self) -> None:
+        if self.id not in claims():
+            raise ValueError(f"id is {self.id!r}: give one of lab/report/claims.yaml, such as 'Z-01'")
+        equal, low, high, rel, tol = self.equal, self.at_least, self.at_most, self.rel, self.abs
+        if (equal is None) == (high is None and low is None):
+            raise ValueError(f"equal is {equal}, at_most {high}, at_least {low}: give equal or bounds")
+        if not (0 <= rel < math.inf and 0 <= tol < math.inf) or (equal is None and (rel or tol)):
+            raise ValueError(f"rel is {rel}, abs is {tol}: give finite tolerances >= 0, and only with equal")
+        plain: dict[str, Any] = {"value": _numbers("value", self.value), "rel": float(rel), "abs": float(tol)}
+        plain |= {"what": str(self.what), "note": str(self.note), "direction": bool(self.direction)}
+        value = plain["value"]
+        size = len(value) if isinstance(value, list) else 0
+        for name, bound in (("equal", equal), ("at_least", low), ("at_most", high)):
+            plain[name] = None if bound is None else _numbers(name, bound, finite=True)
+            if isinstance(plain[name], list) and len(plain[name]) != size:
+                raise ValueError(f"{name} is {bound}, value {value}: give one bound, or one per element")
+        if self.interval is not None:
+            if size and len(self.interval) != size:
+                raise ValueError(f"interval is {self.interval}, value {value}: give one (lo, hi) per element")
+            plain["interval"] = [_pair(p) for p in self.interval] if size else _pair(self.interval)
+        for name, x in plain.items():
+            object.__setattr__(self, name, x)
+        if any(lo > hi for _, (lo, hi), _ in self.elements()):
+            raise ValueError(f"at_least {low} is above at_most {high}: no value could pass")
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by its name, as in the JSON."""
+        return getattr(self, name)
+
+    def elements(self) -> list[tuple[Any, tuple[float, float], Any]]:
+        """(value, band, interval) of each element."""
+        values = self.value if isinstance(self.value, list) else [self.value]
+        intervals = self.interval if values is self.value and self.interval else [self.interval] * len(values)
+        sides = (x if isinstance(x, list) else [x] * len(values) for x in (self.equal, self.at_least, self.at_most))
+        bands = []
+        for e, lo, hi in zip(*sides, strict=True):
+            tol = max(self.abs, self.rel * math.fabs(e or 0))
+            band = (-math.inf if lo is None else lo, math.inf if hi is None else hi)
+            bands.append(band if e is None else (e - tol, e + tol))
+        return list(zip(values, bands, intervals, strict=True))
+
+    def outcomes(self) -> list[str]:
+        """Of each element: holds, fails or contradicts."""
+        found = []
+        for value, (lo, hi), interval in self.elements():
+            away = interval is None or float(interval[1]) < lo or float(interval[0]) > hi
+            found.append("holds" if lo <= float(value) <= hi else "contradicts" if away else "fails")
+        return found
 
 
-def _outcome(value: Any, band: tuple[float, float], interval: Any) -> str:
-    if band[0] <= float(value) <= band[1]:
-        return "holds"
-    away = interval is None or float(interval[1]) < band[0] or float(interval[0]) > band[1]
-    return "contradicts" if away else "fails"
+measure = Check  # its name in the findings
 
 
-def _checked(m: Mapping[str, Any]) -> Measure:
-    """m rebuilt by `measure`: nothing typed into a file gets past its checks, least of all a verdict."""
-    try:
-        m = {"notebook": "", **m}
-        return {"notebook": m.pop("notebook"), **measure(**m)}
-    except TypeError as error:
-        raise ValueError(f"not a measure ({error}): make it with measure(), a verdict is computed") from None
-
-
-def verdict(measures: Sequence[Mapping[str, Any]], id: str = "") -> str:
-    """One of VERDICTS, on the claim that all these measures are of; without any, on the claim `id`."""
-    ms = [_checked(m) for m in measures]
-    if len(ids := {m["id"] for m in ms} | ({id} - {""})) > 1:
-        raise ValueError(f"measures of several claims, {sorted(ids)}: give those of one")
-    if not ms:
+def verdict(checks: Sequence[Check], id: str = "") -> str:
+    """One of VERDICTS, on the claim that all these checks are of; without any, on the claim `id`."""
+    if len(ids := {c.id for c in checks} | ({id} - {""})) > 1:
+        raise ValueError(f"checks of several claims, {sorted(ids)}: give those of one")
+    if not checks:
         return "out of reach" if "out_of_reach" in claims().get(id, {}) else "pending"
-    outcomes = {_outcome(*e) for m in ms for e in _elements(m)}
+    outcomes = {outcome for c in checks for outcome in c.outcomes()}
     if outcomes == {"holds"}:
-        return "direction" if any(m["direction"] for m in ms) else "reproduced"
+        return "direction" if any(c.direction for c in checks) else "reproduced"
     return "contradicted" if "contradicts" in outcomes else "not reproduced"
 
 
-def save(path: str | Path, measures: Iterable[Mapping[str, Any]], notebook: str) -> None:
-    """Write one notebook's measures as JSON; an interrupted write leaves the old file as it was."""
+def save(path: str | Path, checks: Iterable[Check], notebook: str) -> None:
+    """Write one notebook's checks as JSON; an interrupted write leaves the old file as it was."""
     if not notebook:
         raise ValueError("notebook is empty: give its name, such as '01_terminal_snr'")
-    plain = [{k: v for k, v in _checked(m).items() if k != "notebook"} for m in measures]
+    plain = [{k: v for k, v in asdict(c).items() if k != "notebook"} for c in checks]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(f"{path}.tmp")
     tmp.write_text(to_json({"notebook": notebook, "measures": plain}), encoding="utf-8")
     os.replace(tmp, path)
 
 
-def load(path: str | Path) -> list[Measure]:
-    """The measures in a file that `save` wrote, each with its notebook's name; a verdict in it is refused."""
+def load(path: str | Path) -> list[Check]:
+    """The checks in a file that `save` wrote, each with its notebook's name; a verdict in it is refused."""
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or set(data) != {"notebook", "measures"}:
         raise ValueError(f"{path} holds more or less than notebook and measures: write it with save()")
-    return [_checked(m | {"notebook": data["notebook"]}) for m in data["measures"]]
+    try:
+        return [Check(**m, notebook=data["notebook"]) for m in data["measures"]]
+    except TypeError as error:
+        raise ValueError(f"{path}: not a check ({error}): make it with Check(), a verdict is computed") from None
 
 
 def _text(x: Any, digits: int) -> str:
@@ -152,34 +175,33 @@ def _text(x: Any, digits: int) -> str:
     return ("no", "yes")[x] if isinstance(x, bool) else f"{x:.{digits}g}" if isinstance(x, float) else str(x)
 
 
-def _measured(m: Measure) -> str:
+def _measured(c: Check) -> str:
     parts = []
-    for v, _, i in _elements(m):
+    for v, _, i in c.elements():
         parts.append(f"{_text(v, 4)} [{_text(i[0], 4)}, {_text(i[1], 4)}]" if i else _text(v, 6))
-    failed = sum(_outcome(*e) != "holds" for e in _elements(m))
+    failed = sum(outcome != "holds" for outcome in c.outcomes())
     count = f" ({failed} of {len(parts)} fail)" if failed and len(parts) > 1 else ""
-    return f"{m['what']} {_text(parts if isinstance(m['value'], list) else parts[0], 6)}{count}"
+    return f"{c.what} {_text(parts if isinstance(c.value, list) else parts[0], 6)}{count}"
 
 
-def _tolerance(m: Measure) -> str:
-    tol = " or ".join(f"{k} {m[k]:.3g}" for k in ("rel", "abs") if m[k]) or "exact"
-    sides = (("= ", "equal", f" ({tol})"), (">= ", "at_least", ""), ("<= ", "at_most", ""))
-    text = " and ".join(sign + _text(m[k], 10) + end for sign, k, end in sides if m[k] is not None)
-    return text + (", direction only" if m["direction"] else "")
+def _tolerance(c: Check) -> str:
+    tol = " or ".join(f"{k} {c[k]:.3g}" for k in ("rel", "abs") if c[k]) or "exact"
+    sides = (("= ", c.equal, f" ({tol})"), (">= ", c.at_least, ""), ("<= ", c.at_most, ""))
+    text = " and ".join(sign + _text(bound, 10) + end for sign, bound, end in sides if bound is not None)
+    return text + (", direction only" if c.direction else "")
 
 
-def table(measure_lists: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, str]]:
-    """One row of text per claim, in the order of claims.yaml, from the measures of all notebooks."""
-    found: dict[str, list[Measure]] = {id: [] for id in claims()}
-    for m in (_checked(m) for measures in measure_lists for m in measures):
-        found[m["id"]].append(m)
+def table(check_lists: Iterable[Iterable[Check]]) -> list[dict[str, str]]:
+    """One row of text per claim, in the order of claims.yaml, from the checks of all notebooks."""
+    found = [c for checks in check_lists for c in checks]
     rows = []
-    for id, ms in found.items():
-        row = {k: claims()[id][k] for k in ("id", "paper", "where", "statement", "expected")}
-        notes = [m["note"] for m in ms] or [claims()[id].get("out_of_reach", "")]
-        row |= {"measured": "; ".join(map(_measured, ms)), "tolerance": "; ".join(map(_tolerance, ms))}
-        row |= {"verdict": verdict(ms, id), "note": "; ".join(dict.fromkeys(filter(None, notes)))}
-        row["notebook"] = ", ".join(dict.fromkeys(m["notebook"] for m in ms if m["notebook"]))
+    for id, claim in claims().items():
+        checks = [c for c in found if c.id == id]
+        row = {k: claim[k] for k in ("id", "paper", "where", "statement", "expected")}
+        notes = [c.note for c in checks] or [claim.get("out_of_reach", "")]
+        row |= {"measured": "; ".join(map(_measured, checks)), "tolerance": "; ".join(map(_tolerance, checks))}
+        row |= {"verdict": verdict(checks, id), "note": "; ".join(dict.fromkeys(filter(None, notes)))}
+        row["notebook"] = ", ".join(dict.fromkeys(c.notebook for c in checks if c.notebook))
         rows.append(row)
     return rows
 

@@ -122,11 +122,11 @@ paper_gamma = sorted(S / 256 for S, *_ in table5.values())
 
 
 # %%
-def one(draw, denoiser, x, phi, psi, own, **options):
+def one(draw, denoiser, x, phi, psi, rng, **options):
     """One step of a sampler of the library, from phi to psi."""
     reached = []
     grid = torch.tensor([phi, psi] if psi == 0 else [phi, psi, 0.0], dtype=torch.float64)
-    options |= {"generators": own} if draw.stochastic else {}
+    options |= {"generators": rng} if draw.stochastic else {}
     last = draw(denoiser, x, grid, callback=lambda i, p, y, v: reached.append(y), **options)
     return last if psi == 0 else reached[1]
 
@@ -134,9 +134,9 @@ def one(draw, denoiser, x, phi, psi, own, **options):
 def algorithm2(g, order=2, path=EDM, S_noise=1.0):
     """A step of Algorithm 2 with gamma = g; S_tmin keeps the step after it, which is not used, from adding noise."""
 
-    def step(denoiser, x, phi, psi, own):
+    def step(denoiser, x, phi, psi, rng):
         options = {"S_churn": g * (1 if psi == 0 else 2), "S_tmin": math.tan(phi) * (1 - 1e-9), "S_noise": S_noise}
-        return one(samplers.churn, denoiser, x, phi, psi, own, order=order, path=path, **options)
+        return one(samplers.churn, denoiser, x, phi, psi, rng, order=order, path=path, **options)
 
     return step
 
@@ -171,7 +171,7 @@ def follow(steps, grid, variance, trace=None):
 
 # one path by these coefficients, and by the library: the same noises in the same order
 direction = torch.tensor([0.0625, 0.5, 1.0, 4.0], dtype=torch.float64)
-grid18, own = zsnr.karras(18), generators([3])
+grid18, rng = zsnr.karras(18), generators([3])
 start = randn((1, 4), generators([4]), torch.float64)
 whole = samplers.churn(
     zsnr.Gaussian(torch.zeros(4), direction), start, grid18, S_churn=4.0, path=EDM, generators=generators([3])
@@ -179,7 +179,7 @@ whole = samplers.churn(
 x = start[0]
 for phi, psi in pairwise(grid18.tolist()):
     a, b = affine(algorithm2(4 / 18), direction, phi, psi)
-    x = a * x + b * randn((1, 4), own, torch.float64)[0]
+    x = a * x + b * randn((1, 4), rng, torch.float64)[0]
 gap = (x - whole[0]).abs().max().item()
 print(f"a path by the coefficients is the library's to 1e-9: {gap < 1e-9}")
 
@@ -295,14 +295,14 @@ def peer(scheduler, network):
     position = iter(range(256))
 
     def steps(phi, psi):
-        def step(exact, x, phi, psi, own):
+        def step(exact, x, phi, psi, rng):
             i = next(position)
             scheduler._step_index, sigma = i, math.tan(phi)
             scheduler.is_scale_input_called = True
             state = x / math.cos(phi)
             answer = network(state, sigma, exact.variance)
             reached = scheduler.step(
-                answer.float(), scheduler.timesteps[i], state.float(), s_churn=1e9, generator=own
+                answer.float(), scheduler.timesteps[i], state.float(), s_churn=1e9, generator=rng
             ).prev_sample
             return math.cos(psi) * reached
 
@@ -429,14 +429,14 @@ for sigma in (0.1, 0.5, 2.0, 10.0):
     v = ideal(noisy, phi)
     everywhere, fresh = math.cos(phi) * noisy - math.sin(phi) * v, residual(noisy, v, phi).mean()
     for S_noise in (1.0, 1.007):
-        own = generators(range(chains))
+        rng = generators(range(chains))
         y = pictures[torch.arange(chains) % points].double()
-        x = math.cos(phi) * y + math.sin(phi) * randn(y.shape, own, torch.float64)
+        x = math.cos(phi) * y + math.sin(phi) * randn(y.shape, rng, torch.float64)
         watched = Watched(ideal, phi)
-        states = sweep.churn_in_place(watched, x, sigma, iterations, S_noise, own, max(1, iterations // 20))
+        states = sweep.churn_in_place(watched, x, sigma, iterations, S_noise, rng, max(1, iterations // 20))
         assert len(watched.noted) == len(states)
-        around = (torch.stack(watched.noted[len(states) // 2 :]).mean(0) / fresh).sqrt()
-        noise_std[sigma, S_noise] = around.mean().item(), interval(around.tolist())
+        noise_ratio = (torch.stack(watched.noted[len(states) // 2 :]).mean(0) / fresh).sqrt()
+        noise_std[sigma, S_noise] = noise_ratio.mean().item(), interval(noise_ratio.tolist())
         later = states[len(states) // 2 :]
         exact_change[sigma, S_noise] = [departure(f, states[0], later, everywhere) for f in (contrast, detail)]
         saturated = (states[-1].abs() > 1.02).double().mean().item()
@@ -576,10 +576,10 @@ floor = w1(modes.sample(randn((repeats * draws, 1), loop.generator(4, 1)), loop.
 distances = {}
 for N in steps_of:
     for name, steps in kinds.items():
-        own = loop.generator(4, 3)
-        x = randn((repeats * draws, 1), own)
+        rng = loop.generator(4, 3)
+        x = randn((repeats * draws, 1), rng)
         for phi, psi in pairwise(zsnr.karras(N).tolist()):
-            x = steps(phi, psi)(modes, x, phi, psi, own)
+            x = steps(phi, psi)(modes, x, phi, psi, rng)
         distances[name, N] = w1(x)
 print(f"{'W1, ' + str(repeats) + ' times ' + str(draws):24s}" + "".join(f"{f'N = {N}':26s}" for N in steps_of))
 for name in kinds:
@@ -645,7 +645,7 @@ for m in drawn.where(study="churn"):
     cell[m["model"], float(m["S_churn"]), m["range"], m["S_noise"]] = m["frechet"], half
     N = (m["evaluations"] + 1) // 2
 sizes_of = sorted(drawn.where(study="real").values("n"))
-few = sizes_of[0]  # the churned cells have the fewest pictures
+n_churned = sizes_of[0]  # the churned cells have the fewest pictures
 amounts = sorted({S for _, S, _, _ in cell if S > 0})
 share_of = {S: min(S / N, GAMMA_MAX) for S in amounts}
 corrections = {
@@ -666,8 +666,8 @@ def less(a, b):
     return a[0] - b[0], (a[0] - b[0] - half, a[0] - b[0] + half)
 
 
-real = drawn.one(study="real", n=few)["frechet"]
-print(f"N = {N} steps, {few} pictures each; as many real ones: {real:.2f}")
+real = drawn.one(study="real", n=n_churned)["frechet"]
+print(f"N = {N} steps, {n_churned} pictures each; as many real ones: {real:.2f}")
 head = [f"{S:g} ({share_of[S]:.3f})" for S in amounts]
 print(f"{'S_churn (gamma)':30s}{'0':>16s}" + "".join(f"{h:>16s}" for h in head))
 for name in NETWORKS:
@@ -684,7 +684,7 @@ full_kind = [S for S in amounts if ("original", S, "middle", 1.007) in cell]
 tuned = min(full_kind, key=lambda S: abs(math.log(share_of[S] / (30 / 256))))
 most = amounts[-1]
 found_gain = {name: less(at(name, 0), at(name, tuned, "middle", 1.007)) for name in NETWORKS}
-scale_note = f"{few} pictures, N = {N}, networks of this project's size"
+scale_note = f"{n_churned} pictures, N = {N}, networks of this project's size"
 
 
 def sentence(value, bounds, noun):
@@ -817,14 +817,14 @@ print(f"c is 1 / 1.014 for this denoiser and 1 for the exact one, to 1e-12: {max
 def too_much(variance, phi, psi):
     """Gain of one Heun step with x - D = (1 + excess) times the exact one: v = (1 + excess) v* + excess tan x."""
 
-    def step(exact, x, phi, psi, own):
+    def step(exact, x, phi, psi, rng):
         return one(
             samplers.heun,
             lambda x, p: (1 + excess) * exact(x, p) + excess * math.tan(p) * x,
             x,
             phi,
             psi,
-            own,
+            rng,
             path=EDM,
         )
 

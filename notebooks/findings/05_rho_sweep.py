@@ -649,13 +649,13 @@ trips = {
     f"mixture, t, N = {intervals}": (mixture, inverted, intervals, EDM),
     f"mixture, sqrt t, N = {intervals}": (mixture, inverted, intervals, VE),
 }
-few = [1, 2, 3, 4, 5, 7, 10, 20, 30]
+shown_rhos = [1, 2, 3, 4, 5, 7, 10, 20, 30]
 sums = {rho: frozen(levels(rho)[:-1], levels(rho)[1:], 2).sum().item() for rho in range(1, 31)}
-print(f"{'rho':34s}" + "".join(f"{rho:10d}" for rho in few))
-print(f"{'sum of single errors, sqrt t':34s}" + "".join(f"{sums[rho]:10.3g}" for rho in few))
+print(f"{'rho':34s}" + "".join(f"{rho:10d}" for rho in shown_rhos))
+print(f"{'sum of single errors, sqrt t':34s}" + "".join(f"{sums[rho]:10.3g}" for rho in shown_rhos))
 trip, best_trip = {}, {}
 for name, (denoiser, x, N, path) in trips.items():
-    by_sample = {rho: round_trip(denoiser, x, rho, N, path) for rho in few}
+    by_sample = {rho: round_trip(denoiser, x, rho, N, path) for rho in shown_rhos}
     best_trip[name] = best_rho(by_sample, lambda e: np.median(e, axis=1))
     trip[name] = {rho: float(np.median(e)) for rho, e in by_sample.items()}
     print(f"{name:34s}" + "".join(f"{e:10.2e}" for e in trip[name].values()))
@@ -670,7 +670,9 @@ def descent(rho, N, path):
     return (y - typical(low)).square().mean().sqrt().item() / math.cos(low)
 
 
-down = {name: {rho: descent(rho, N, path) for rho in few} for name, (d, _, N, path) in trips.items() if d is gaussian}
+down = {
+    name: {rho: descent(rho, N, path) for rho in shown_rhos} for name, (d, _, N, path) in trips.items() if d is gaussian
+}
 for name, e in down.items():
     print(f"{name + ', |e_N|':34s}" + "".join(f"{v:10.2e}" for v in e.values()))
 best_down = [min(e, key=e.get) for e in down.values()]
@@ -705,14 +707,16 @@ look = {"t": figures.COLOURS["trailing"], "sqrt t": figures.COLOURS["linspace"]}
 for name, e in trip.items():
     kind, path_name, N = name.split(", ")
     right.loglog(
-        few,
+        shown_rhos,
         list(e.values()),
         ("o-" if kind == "Gaussian" else "s--") if name.endswith(f"N = {intervals}") else "^:",
         ms=3,
         color=look[path_name],
         label=f"{kind}, ${path_name.replace('sqrt t', chr(92) + 'sqrt{t}')}$, ${N}$",
     )
-right.loglog(few, [sums[rho] for rho in few], ":", color="grey", label=r"sum of single errors, $\sqrt{t}$")
+right.loglog(
+    shown_rhos, [sums[rho] for rho in shown_rhos], ":", color="grey", label=r"sum of single errors, $\sqrt{t}$"
+)
 right.axvline(3, color=figures.COLOURS["data"], lw=5, alpha=0.12, label="best in the paper")
 right.set(title="inversion: up and down again", ylabel="RMSE of the round trip", ylim=(3e-5, 1e5))
 for ax in (left, right):

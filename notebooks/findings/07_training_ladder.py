@@ -210,15 +210,14 @@ class Zero(nn.Module):
 
 
 channels, classes = train.image.shape[1], len(train.classes)
-few, labels = test.draw(8, loop.generator(7, 0))
+y, labels = test.draw(8, loop.generator(7, 0))
 largest, recipes = 0.0, {}
 for name in ("D", "E"):
     recipes[name], network = ladder.configuration(name, EDMRecipe(sigma_data=sigma_data), 16, channels, classes)
     c_in, c_noise = recipes[name].column("edm").precondition(torch.tensor(sigmas))[2:]
     with torch.no_grad():
         answers = [
-            network.eval()(i.float() * few, c.float().expand(len(few)), labels)
-            for i, c in zip(c_in, c_noise, strict=True)
+            network.eval()(i.float() * y, c.float().expand(len(y)), labels) for i, c in zip(c_in, c_noise, strict=True)
         ]
     largest = max(largest, *(f.abs().max().item() for f in answers))
 print(f"largest output of the networks at the start, {len(sigmas)} levels: {largest}")
@@ -290,10 +289,10 @@ check(
 # $\sigma$; and at large $\sigma$ the answer is the class's average picture, whose loss is below 1 by the share of $\sigma_\text{data}^2$ that the means hold.
 
 # %%
-real, told = train.draw(images, loop.generator(7, 3))
-flat, told = real.flatten(1).double(), told[:, 0]
-means = torch.stack([flat[told == c].mean(0) for c in range(classes)])
-residual = (flat - means[told]).float()
+real, class_of = train.draw(images, loop.generator(7, 3))
+flat, class_of = real.flatten(1).double(), class_of[:, 0]
+means = torch.stack([flat[class_of == c].mean(0) for c in range(classes)])
+residual = (flat - means[class_of]).float()
 measured = torch.linalg.eigvalsh((residual.T @ residual).double() / (len(flat) - classes)).clamp(min=0).numpy()
 frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(data.SIZE, 1 / data.SIZE)] * 2))
 law = 1 / np.maximum(frequency, 1).ravel() ** 2

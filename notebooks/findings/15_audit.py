@@ -172,11 +172,11 @@ figures.save(fig, out, "counts")
 # ## Published models
 
 # %%
-few = [n for n in (*range(1, 31), 50, 61, 100, 250, 333, 500, 1000) if n <= T]
+probed_counts = [n for n in (*range(1, 31), 50, 61, 100, 250, 333, 500, 1000) if n <= T]
 print(f"{'model':32s}{'scheduler':24s}{'SNR_T':>8s}{'mean lost':>10s}{'std kept':>9s}  verdict")
 published = {}
 for name, entry in known().items():
-    r = published[name] = audit(entry["config"], shape=entry["shape"], counts=few)
+    r = published[name] = audit(entry["config"], shape=entry["shape"], counts=probed_counts)
     at = [v for k, v in r.facts.items() if k.startswith(("mean lost at", "std kept at")) and "steps" in k]
     says = [SHORT.get(f.name, f.name) for f in r.findings if f.severity != "note"]
     kind = r.subject.removesuffix("Scheduler")

@@ -73,8 +73,8 @@ for change in (
 ):
     ours = zsnr.ZeroSNRScheduler.from_config(CONFIG, **change)
     ours.set_timesteps(4)
-    said = ", ".join(f"{k}={v!r}" for k, v in change.items())
-    print(f"{said:30s}", "  ".join(f"{t:6.1f}" for t in ours.timesteps.tolist()))
+    settings = ", ".join(f"{k}={v!r}" for k, v in change.items())
+    print(f"{settings:30s}", "  ".join(f"{t:6.1f}" for t in ours.timesteps.tolist()))
 
 # %% [markdown]
 # ## Latents whose law is known
@@ -247,14 +247,16 @@ model, x = EDMAsV(edm_network, table, channels=1), noise
 with torch.no_grad():
     for t in scheduler.timesteps:
         x = scheduler.step(model(x, t, class_labels=labels).sample, t, x).prev_sample
-    own = zsnr.heun(EDMDenoiser(edm_network, class_labels=labels), noise, zsnr.karras(25, sigma_max=sigma_max - 1e-6))
+    edm_pictures = zsnr.heun(
+        EDMDenoiser(edm_network, class_labels=labels), noise, zsnr.karras(25, sigma_max=sigma_max - 1e-6)
+    )
 fig, axes = plt.subplots(2, 1, figsize=(5.2, 1.6))
-figures.pictures(axes[0], own, 10, "EDM's own sampler: Heun, 49 calls")
+figures.pictures(axes[0], edm_pictures, 10, "EDM's own sampler: Heun, 49 calls")
 figures.pictures(axes[1], x, 10, "the same network and noises in diffusers: DDIM, 50 calls")
 fig.tight_layout(h_pad=0.8)
 figures.save(fig, out, "edm_in_diffusers")
-alike = torch.corrcoef(torch.stack([own.flatten(), x.flatten()]))[0, 1].item()
-print(f"correlation of the two: {alike:.2f}")
+correlation = torch.corrcoef(torch.stack([edm_pictures.flatten(), x.flatten()]))[0, 1].item()
+print(f"correlation of the two: {correlation:.2f}")
 
 # %% [markdown]
 # ## What is refused
