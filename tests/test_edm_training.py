@@ -213,7 +213,7 @@ def test_the_average_is_over_a_share_of_what_was_seen_until_that_is_the_half_lif
 
 def test_the_recipe_reaches_the_loop(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr(edm_training.loop, "train", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(edm_training.loop, "train", lambda *arguments, **options: given.append(arguments))
     recipe = EDMRecipe(images=700, batch=35, clip=1.0)
     fit(unet(), draw, recipe, tmp_path)
     assert given[0][3] is recipe

@@ -297,13 +297,16 @@ def test_a_trained_network_can_be_trained_on(uninterrupted, tmp_path):
     assert not same(trained, uninterrupted[0])
 
 
-def test_a_finished_training_is_there_at_once(uninterrupted, tmp_path):
+def test_a_finished_training_is_there_at_once(uninterrupted, tmp_path, capsys):
     fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
     (path,) = tmp_path.rglob("checkpoint.safetensors")
     assert {name.partition(".")[0] for name in load_file(path)} == {"average"}, "no optimizer, no other weights"
-    average, history = fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path)
+    average, history = fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path, note="trained again")
     assert same(average, uninterrupted[0])
     assert history == uninterrupted[1]
+    assert not capsys.readouterr().err
+    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path / "other", note="trained again")
+    assert capsys.readouterr().err == "trained again\n"
 
 
 def test_a_checkpoint_that_is_not_used_is_named_with_the_reason(saving_always, monkeypatch, tmp_path, capsys):

@@ -125,7 +125,9 @@ def objective(
     return (weight * (d - y) ** 2).mean()
 
 
-def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) -> tuple[nn.Module, History]:
+def fit(
+    network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path, *, note: str = ""
+) -> tuple[nn.Module, History]:
     """Train a copy of the raw network F, or go on with an interrupted call's checkpoint, as `lab.models.training.fit`.
 
     Returns:
@@ -143,7 +145,7 @@ def fit(network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path) 
         return objective(network, y, sigma, eps, conditions, labels, recipe)
 
     description = {"training": "EDM's", "version": VERSION, "recipe": dataclasses.asdict(recipe)}
-    return loop.train(network, lambda step: _example(draw, recipe, step), loss, recipe, scratch, description)
+    return loop.train(network, lambda step: _example(draw, recipe, step), loss, recipe, scratch, description, note=note)
 
 
 @torch.no_grad()

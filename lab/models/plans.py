@@ -16,6 +16,8 @@ from lab.models.training import Draw, ScheduleRecipe, fit
 from lab.models.variants import ABLATIONS, VARIANTS, find
 from zsnr.finetune.checkpoint import History
 
+AGAIN = "no finished training in scratch/: this machine trains it again"
+"""The note of a stage that only measures."""
 Plan = dict[str, tuple[str, ScheduleRecipe]]
 SEEDS = (3, 1, 2)
 """Of the fine-tunings: of stage `finetune`, and of the first and second replica."""
@@ -59,7 +61,9 @@ def words(recipe: ScheduleRecipe) -> Plan:
     return {"zsnr": ("zsnr", dataclasses.replace(recipe, prediction=find("zsnr").prediction, seed=4))}
 
 
-def train(start: nn.Module, draw: Draw, plan: Plan, name: str, scratch: Path) -> tuple[nn.Module, History]:
-    """Train one of a plan, or load it where it was trained."""
+def train(
+    start: nn.Module, draw: Draw, plan: Plan, name: str, scratch: Path, *, note: str = ""
+) -> tuple[nn.Module, History]:
+    """Train one of a plan, or load it where it was trained; `note` is printed where it was not."""
     variant, recipe = plan[name]
-    return fit(start, draw, find(variant).schedule, recipe, scratch / name)
+    return fit(start, draw, find(variant).schedule, recipe, scratch / name, note=note)

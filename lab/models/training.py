@@ -79,7 +79,7 @@ def objective(
 
 
 def fit(
-    network: nn.Module, draw: Draw, schedule: Schedule, recipe: ScheduleRecipe, scratch: str | Path
+    network: nn.Module, draw: Draw, schedule: Schedule, recipe: ScheduleRecipe, scratch: str | Path, *, note: str = ""
 ) -> tuple[nn.Module, History]:
     """Train a copy of `network`, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -88,6 +88,7 @@ def fit(
         draw: (n, generator) -> n pictures and their conditions.
         scratch: folder for this training's checkpoint; `loop.clean` removes it. That of a finished training gives the
             same weights at once.
+        note: printed where there is no such finished training.
 
     Returns:
         The averaged network, with its card, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -105,7 +106,7 @@ def fit(
         "schedule": hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
     }
     trained, history = loop.train(
-        network, lambda step: _example(draw, schedule, recipe, step), loss, recipe, scratch, description
+        network, lambda step: _example(draw, schedule, recipe, step), loss, recipe, scratch, description, note=note
     )
     trained.card = Card(recipe.prediction, schedule)  # type: ignore[assignment]
     return trained, history

@@ -84,7 +84,8 @@ else:
     draw = partial(train.draw, captioned=captioned, unconditional=unconditional)
     plan = plans.replicas(ScheduleRecipe(**recipe), replica)
     scratch = lab.scratch(f"{results}/zsnr/replicate/{replica}")
-    models = {name: plans.train(base, draw, plan, name, scratch)[0] for name in plan}
+    for name in plan:
+        models[name], _ = plans.train(base, draw, plan, name, scratch, note=plans.AGAIN)
 
 # %%
 for name, model in models.items():

@@ -110,7 +110,7 @@ def measure(model, cell, n, first_seed=0, **measures):
 
 
 # %% tags=["nbval-ignore-output"]
-trained = {name: plans.train(base, draw, plan, name, scratch) for name in plan}
+trained = {name: plans.train(base, draw, plan, name, scratch, note=plans.AGAIN) for name in plan}
 
 # %%
 for name, (variant, r) in plan.items():

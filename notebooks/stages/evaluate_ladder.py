@@ -49,7 +49,7 @@ from lab import ROOT
 from lab.measure import evaluation, metrics, store
 from lab.measure.draw import draw, preconditioned
 from lab.measure.store import Row
-from lab.models import data, ladder
+from lab.models import data, ladder, plans
 from lab.models.augment import augment as transformed
 from lab.models.edm_training import EDMRecipe, fit, loss_curve
 from zsnr import edm
@@ -129,7 +129,10 @@ def curve(denoiser):
 # %% tags=["nbval-ignore-output"]
 whole = EDMRecipe(sigma_data=sigma_data, **recipe)
 rungs = list(ladder.rungs(whole, seeds, width, reference.shape[1], len(train.classes)))
-fits = [fit(start, pictures, r, ladder.folder(scratch, name, seed, always)) for name, seed, always, r, start in rungs]
+fits = [
+    fit(start, pictures, r, ladder.folder(scratch, name, seed, always), note=plans.AGAIN)
+    for name, seed, always, r, start in rungs
+]
 
 # %%
 rows = []

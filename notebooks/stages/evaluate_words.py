@@ -49,7 +49,8 @@ fixed, _ = network.load(folder / "zsnr/finetune/zsnr/weights.safetensors")
 plan = plans.words(ScheduleRecipe(**recipe))
 
 # %% tags=["nbval-ignore-output"]
-model, history = plans.train(fixed, draw, plan, "zsnr", lab.scratch(f"{results}/zsnr/words"))
+scratch = lab.scratch(f"{results}/zsnr/words")
+model, history = plans.train(fixed, draw, plan, "zsnr", scratch, note=plans.AGAIN)
 
 # %%
 rows = []

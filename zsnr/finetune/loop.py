@@ -52,6 +52,7 @@ def train(
     *,
     accumulate: int = 1,
     save_every: float = 20.0,
+    note: str = "",
 ) -> tuple[nn.Module, History]:
     """Train a copy of `network` by AdamW, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -65,6 +66,7 @@ def train(
             what is learnt, the data. Another description is another training.
         accumulate: parts that a process's share of a batch is split into, one after the other, to save memory.
         save_every: seconds between checkpoints. One is also left by an error, with the steps done before it.
+        note: printed where there is no checkpoint of a finished training, for callers that expect one.
 
     Returns:
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -91,7 +93,8 @@ def train(
             f"not all processes see the checkpoint in {place.folder}: put it where every machine can read it"
         )
     if accelerator.is_main_process and not state.finished:
-        news = [f"going on from {place.folder.name}, step {state.step}"] if state.step else place.others()
+        news = [note] if note else []
+        news += [f"going on from {place.folder.name}, step {state.step}"] if state.step else place.others()
         print("".join(f"{line}\n" for line in news), end="", file=sys.stderr)
     network, optimizer = accelerator.prepare(network, optimizer)
 
