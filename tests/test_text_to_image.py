@@ -299,7 +299,7 @@ def test_the_objective_is_the_squared_error_of_the_prediction(prediction):
 
 
 def test_the_schedule_is_algorithm_1_in_float64(pipeline):
-    schedule, prediction, scheduler = pipelines.aim(pipeline, RECIPE.zero_snr)
+    schedule, prediction, scheduler = pipelines.training_target(pipeline, RECIPE.zero_snr)
     assert prediction == "v"
     exact = rescale_zero_terminal_snr(stable_diffusion()).sqrt_alpha_bar
     torch.testing.assert_close(schedule.sqrt_alpha_bar, exact, rtol=0, atol=1e-6)  # diffusers' betas are float32
@@ -320,7 +320,7 @@ def test_the_result_s_scheduler_is_configured_as_the_released_one(whole):
 def test_it_is_the_same_from_the_schedulers_that_models_come_with(scheduler, pipeline):
     other = type(pipeline)(**{**pipeline.components, "scheduler": None}, requires_safety_checker=False)
     other.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-    found, expected = (pipelines.aim(p, RECIPE.zero_snr)[2] for p in (other, pipeline))
+    found, expected = (pipelines.training_target(p, RECIPE.zero_snr)[2] for p in (other, pipeline))
     assert found.config == expected.config
 
 
@@ -364,7 +364,7 @@ def test_training_on_keeps_the_pipeline_s_schedule_and_prediction(pipeline, fold
     recipe = dataclasses.replace(RECIPE, zero_snr=False, images=8)
     result, history = fine_tune(pipeline, folder, recipe, tmp_path)
     assert dict(result.scheduler.config) == dict(pipeline.scheduler.config)
-    assert pipelines.aim(pipeline, recipe.zero_snr)[1] == "eps"
+    assert pipelines.training_target(pipeline, recipe.zero_snr)[1] == "eps"
     assert len(history) == 2
 
 
@@ -405,7 +405,7 @@ def test_micro_batches_change_memory_only(pipeline, folder, whole, tmp_path, mon
 def test_checkpointing_gives_the_same_gradients(recipe, xl):
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 2, 4, 4, 4, generator=g)
-    schedule = pipelines.aim(xl, recipe.zero_snr)[0]
+    schedule = pipelines.training_target(xl, recipe.zero_snr)[0]
     with torch.no_grad():
         conditions = encode.conditions(xl, ["red", ""], torch.full((2, 6), 8))
     grads = []

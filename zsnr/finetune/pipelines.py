@@ -42,7 +42,7 @@ def check(pipeline: Any, resolution: int) -> None:
         raise ValueError(f"resolution = {resolution}: this model's must be a multiple of {least}")
 
 
-def aim(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
+def training_target(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
     """The schedule to train on, what is to be predicted, and the scheduler that samples it.
 
     Args:

@@ -50,7 +50,7 @@ def fine_tune(
     """
     recipe.check()
     pipelines.check(pipeline, recipe.resolution)
-    schedule, prediction, scheduler = pipelines.aim(pipeline, recipe.zero_snr)
+    schedule, prediction, scheduler = pipelines.training_target(pipeline, recipe.zero_snr)
     accelerator = Accelerator()
     _check_launch(accelerator, recipe)
     pictures = captioned(folder)
