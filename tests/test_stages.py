@@ -11,6 +11,7 @@ import pytest
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from pipeline import imports, nbrun, parameters
 
@@ -142,3 +143,9 @@ def test_an_experiment_changes_one_line_of_params(tmp_path):
         apply_overrides(copy, [change])
         lines = zip(text.splitlines(), copy.read_text().splitlines(), strict=True)
         assert sum(old != new for old, new in lines) == (change in rates), change
+
+
+def test_dvcs_parser_in_c_reads_the_parameters_as_ours_does():
+    """Ours is pure Python, and YAML 1.2 for certain."""
+    in_c, ours = (YAML(typ="safe", pure=pure).load(ROOT / "params.yaml") for pure in (False, True))
+    assert repr(in_c) == repr(ours)
