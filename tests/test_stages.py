@@ -149,3 +149,9 @@ def test_dvcs_parser_in_c_reads_the_parameters_as_ours_does():
     """Ours is pure Python, and YAML 1.2 for certain."""
     in_c, ours = (YAML(typ="safe", pure=pure).load(ROOT / "params.yaml") for pure in (False, True))
     assert repr(in_c) == repr(ours)
+
+
+def test_the_lock_file_has_no_stage_that_is_gone():
+    """DVC keeps a renamed stage's entry for ever: take it out of dvc.lock."""
+    locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
+    assert set(locked) <= {stage.addressing for stage in STAGES}
