@@ -145,12 +145,6 @@ def test_an_experiment_changes_one_line_of_params(tmp_path):
         assert sum(old != new for old, new in lines) == (change in rates), change
 
 
-def test_dvcs_parser_in_c_reads_the_parameters_as_ours_does():
-    """Ours is pure Python, and YAML 1.2 for certain."""
-    in_c, ours = (YAML(typ="safe", pure=pure).load(ROOT / "params.yaml") for pure in (False, True))
-    assert repr(in_c) == repr(ours)
-
-
 def test_the_lock_file_has_no_stage_that_is_gone():
     """DVC keeps a renamed stage's entry for ever: take it out of dvc.lock."""
     locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
