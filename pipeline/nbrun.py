@@ -61,7 +61,8 @@ def filled(notebook: NotebookNode, args: argparse.Namespace, tree: Mapping[str, 
             raise Refused("a committed pair is run with its defaults; name a profile to pass parameters")
         return None
     folders = {"out_dir": str(out_folder(args)), "results": f"results/{args.profile}"}
-    return fill(declared(notebook), tree, args.profile, sections(args, tree), args.p, folders)
+    own = args.profile == "smoke" or args.source.parent.name == "findings"
+    return fill(declared(notebook), tree, args.profile, sections(args, tree), args.p, folders, own)
 
 
 def sections(args: argparse.Namespace, tree: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ The names are those of the notebook's `parameters` cell, which holds literals; a
                          stands in groups within a section counts as if it stood in the section itself
     PROFILE.run          what holds for the whole profile: threads, precision, batch
     data                 where the pictures are, and how many of them carry a word
+    the notebook         its own default, for a finding and in smoke; the defaults of stages are those of smoke
 
 and refuses what is nowhere, what is in two sections, and what has another type than the default: a misspelled name,
 or the string "1e-4", would otherwise train the wrong model in silence.
@@ -58,6 +59,7 @@ def fill(
     sections: Sequence[str],
     given: Sequence[str] = (),
     folders: Mapping[str, str] | None = None,
+    own: bool = False,
 ) -> dict[str, Any]:
     """A value for everything that a notebook declares.
 
@@ -65,16 +67,17 @@ def fill(
         defaults: what it declares, from `declared`.
         tree: the content of params.yaml.
         profile: smoke, full, ...
-        sections: of the profile; each must be there.
+        sections: of the profile; each must be there, unless `own`.
         given: `name=value` from the command line, which come before all others.
         folders: `out_dir` and `results`, for a notebook that declares them.
+        own: what is nowhere is as the notebook declares it.
 
     Raises:
         Refused: with every name that is nowhere, in two places, unknown, or of the wrong type.
     """
     leaves = dict(_leaves(defaults))
     on_line = _given(given, leaves)
-    places = _places(tree, profile, sections)
+    places = _places(tree, profile, sections, own)
     values, wrong = {}, []
     for name, default in leaves.items():
         found = {f"{label}.{name}": section[name] for label, section in places.items() if name in section}
@@ -90,6 +93,8 @@ def fill(
                 wrong.append(str(error))
         elif found:
             wrong.append(f"{name} is in two places: {' and '.join(found)}")
+        elif own:
+            values[name] = default
         else:
             wrong.append(f"{name} is in none of {', '.join(places)}{_nearest(name, places)}")
     if wrong:
@@ -104,7 +109,7 @@ def sources(defaults: Mapping[str, Any], tree: Mapping[str, Any], profile: str, 
             given: Sequence[str] = ()) -> set[str]:  # fmt: skip
     """The dotted keys of params.yaml that `fill` reads."""
     names = {name for name, _ in _leaves(defaults)} - {item.partition("=")[0] for item in given}
-    places = _places(tree, profile, sections)
+    places = _places(tree, profile, sections, own=True)
     return {f"{label}.{name}" for label, section in places.items() for name in names & section.keys()}
 
 
@@ -151,12 +156,14 @@ def _given(pairs: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _places(tree: Mapping[str, Any], profile: str, sections: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+def _places(
+    tree: Mapping[str, Any], profile: str, sections: Sequence[str], own: bool
+) -> dict[str, Mapping[str, Any]]:
     """Where values may stand, by label: the sections, and the profile's `run` and `data` where they are."""
     if not isinstance(tree.get(profile), dict):
         raise Refused(f"no profile {profile}{_closest(profile, tree)}")
     for section in sections:
-        if not isinstance(tree[profile].get(section), dict):
+        if not isinstance(tree[profile].get(section, {} if own else None), dict):
             raise Refused(f"no section {profile}.{section}{_closest(section, tree[profile])}")
     named = {f"{profile}.{name}": tree[profile].get(name) for name in (*sections, "run")} | {"data": tree.get("data")}
     return {place: values for label, section in named.items() if section for place, values in groups(label, section)}

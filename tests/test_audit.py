@@ -11,13 +11,13 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 import zsnr
+from lab.models import tiny
 from zsnr import brightness
 from zsnr.audit import AuditError, audit, known
 from zsnr.audit.__main__ import main
 from zsnr.audit.noise_levels import ANGLES
 from zsnr.audit.probe import Probe
 from zsnr.audit.report import ranges
-from zsnr.diffusers import tiny
 
 SD = tiny.STABLE_DIFFUSION_1 | {"skip_prk_steps": True}
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -7,10 +7,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import zsnr
-from lab.models import data, network, training
+from lab.models import data, network, tiny, training
 from zsnr import NetworkDenoiser
 from zsnr.audit import audit
-from zsnr.diffusers import card, denoiser, tiny
+from zsnr.diffusers import card, denoiser
 from zsnr.diffusers.card import Card
 
 SD = zsnr.schedule.stable_diffusion()
@@ -119,11 +119,20 @@ def test_networks_trained_here_have_one_before_and_after_they_are_saved(tmp_path
     assert data.WORDS  # the conditions above are a class and a word
 
 
+def test_a_network_that_edm_preconditions_is_not_sampled_by_itself(tmp_path):
+    network.save(tmp_path / "w.safetensors", network.ConditionalUNet(widths=(4, 8)), seed=0)
+    loaded, facts = network.load(tmp_path / "w.safetensors")
+    assert (str(loaded.card), facts) == ("F", {"seed": 0})
+    with pytest.raises(ValueError, match=r"zsnr\.edm\.Preconditioned"):
+        NetworkDenoiser(loaded, SD, "eps")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Card("eps", ZERO), "eps-prediction with zero terminal SNR"),
         (lambda: Card("F", SD), "unknown prediction 'F'"),
+        (lambda: Card("v", None), "predicts v has a schedule: give it"),
         (lambda: Card("v", SD, 0.0), r"sigma_data = 0\.0"),
     ],
 )

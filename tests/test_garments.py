@@ -24,7 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def vae():
-    from zsnr.diffusers import tiny
+    from lab.models import tiny
 
     return tiny.stable_diffusion().vae
 

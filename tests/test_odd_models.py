@@ -10,10 +10,11 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffu
 from PIL import Image
 
 import zsnr
+from lab.models import tiny
 from zsnr import ZeroSNRScheduler
 from zsnr.audit import AuditError, audit
 from zsnr.audit.__main__ import main
-from zsnr.diffusers import card, denoiser, tiny
+from zsnr.diffusers import card, denoiser
 from zsnr.finetune import captions
 from zsnr.finetune.__main__ import main as tune_main
 

@@ -21,9 +21,10 @@ from diffusers import (
 from sampling import with_generators
 
 import zsnr
+from lab.models import tiny
 from zsnr import NetworkDenoiser, ZeroSNRScheduler, rows, samplers
 from zsnr.audit import audit
-from zsnr.diffusers import scheduler, tiny
+from zsnr.diffusers import scheduler
 from zsnr.diffusers.wrap import VModel
 from zsnr.path import PATHS
 

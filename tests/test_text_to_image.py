@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lab import ROOT
-from zsnr.diffusers import card, tiny
+from lab.models import tiny
+from zsnr.diffusers import card
 from zsnr.diffusers.config import from_scheduler
 from zsnr.finetune import FineTune, captioned, captions, encode, fine_tune, loop, lora, pipelines, save, tune
 from zsnr.finetune.__main__ import main

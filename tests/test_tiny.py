@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from zsnr.diffusers import tiny
+from lab.models import tiny
 
 BUILD = {"sd": tiny.stable_diffusion, "xl": tiny.stable_diffusion_xl, "unconditional": tiny.unconditional}
 

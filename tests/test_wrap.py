@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, EulerDiscreteScheduler
 
 import zsnr
+from lab.models import tiny
 from zsnr import NetworkDenoiser, ZeroSNRScheduler
-from zsnr.diffusers import tiny
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
 from zsnr.edm import EDMDenoiser, Preconditioned, column
 

@@ -6,18 +6,17 @@ A diffusers `UNet2DModel` on the picture folded to (4 C, 16, 16) (space to depth
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from lab.models.variants import find
+from zsnr.diffusers import card
 from zsnr.diffusers.card import Card
 
 
@@ -68,34 +67,31 @@ class ConditionalUNet(nn.Module):
         return pixel_shuffle(self.unet(pixel_unshuffle(x, 2), step, class_labels=condition).sample, 2)
 
 
-def save(path: str | Path, network: ConditionalUNet, **card: Any) -> None:
-    """Write the weights in half precision, with a card that says how they were trained, as safetensors."""
+def save(path: str | Path, network: ConditionalUNet, **facts: Any) -> None:
+    """Write the weights in half precision as safetensors, with the network's card, to which the facts are added.
+
+    A network without a card is one that EDM's preconditioning wraps.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
-    # one entry: safetensors writes several in any order, and the same weights must give the same bytes
-    metadata = {"zsnr": json.dumps({"network": network.config, "card": card})}
+    kept = replace(network.card or Card("F", None), facts={"network": network.config, **facts})
     partial = path.with_name(path.name + ".tmp")
-    save_file(weights, partial, metadata)
+    # one entry: safetensors writes several in any order, and the same weights must give the same bytes
+    save_file(weights, partial, {card.KEY: kept.to_json()})
     partial.replace(path)
 
 
 def load(path: str | Path) -> tuple[ConditionalUNet, dict[str, Any]]:
-    """The network at `path`, in float32, and what was said of it when it was saved.
-
-    A network of `lab.models.variants` gets a `zsnr.diffusers.card.Card`, too, which is checked when it is sampled.
-    """
+    """The network at `path`, in float32, with its card, and the facts that were saved with it."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: `dvc repro --pull` restores or trains them")
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if "zsnr" not in metadata:
-        raise ValueError(f"{path} has no network description in its metadata: was it written by network.save?")
-    description = json.loads(metadata["zsnr"])
-    network = ConditionalUNet(**description["network"])
+    found = card.read(path)
+    if found is None or "network" not in found.facts:
+        raise ValueError(f"{path} has no network description on its card: was it written by network.save?")
+    facts = dict(found.facts)
+    network = ConditionalUNet(**facts.pop("network"))
     network.load_state_dict(load_file(path))
-    said = description["card"]
-    if {"variant", "prediction"} <= said.keys():
-        network.card = Card(said["prediction"], find(said["variant"]).schedule)
-    return network, said
+    network.card = found
+    return network, facts

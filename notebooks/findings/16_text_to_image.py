@@ -12,7 +12,7 @@
 # **Claim** (Lin et al. 2023, Figs. 1 and 3). Stable Diffusion, asked for very dark or very bright pictures, makes
 # pictures of medium brightness; fine-tuned with zero terminal SNR, $v$-prediction and trailing steps it does not.
 #
-# Stage `text_to_image` (notebook 86) ran that fine-tuning on a small stand-in of the same classes, trained from
+# Stage `text_to_image` ran that fine-tuning on a small stand-in of the same classes, trained from
 # scratch on captioned pictures of known brightness: `flawed` as Stable Diffusion was trained; then, each for as many
 # pictures, `control` without the fixes, `lora` and `zsnr` with them, by low-rank changes or of all weights. All were
 # drawn from in plain diffusers, with the scheduler that comes with each, from the same noises.
@@ -26,35 +26,31 @@ results = "results/full"
 out_dir = ""
 
 # %%
-import json
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from lab import ROOT
-from lab.measure import metrics
+from lab.measure import metrics, store
 from lab.report import figures
 from zsnr import brightness
 
 figures.style()
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
-folder = ROOT / results / "text_to_image/measures"
-measures = json.loads((folder / "measures.json").read_text())
-pictures = load_file(folder / "samples.safetensors")
-words = measures["prompts"]
-levels = {tuple(key.split("/")): np.array(values) for key, values in measures["levels"].items()}
-models = list(dict.fromkeys(name for name, _, _ in levels))
-settings = list(dict.fromkeys(setting for _, setting, _ in levels))
-scale, strength = measures["guidance"]
+found = store.load(ROOT / results / "text_to_image/measures")
+facts = found.facts
+words, models, settings = (found.values(column) for column in ("prompt", "model", "setting"))
+scale, strength = facts["guidance"]
+cells = {(r["model"], r["setting"], r["prompt"]): r.tensors for r in found}
+levels = {cell: tensors["level"].double().numpy() for cell, tensors in cells.items()}
 titles = {"plain": "w = 1, not guided", "guided": f"w = {scale:g}, phi = {strength:g}"}
 colours = {name: figures.COLOURS.get(name, colour) for name, colour in
            (("flawed", figures.COLOURS["base"]), ("control", ""), ("lora", "#5a8f3c"), ("zsnr", ""))}  # fmt: skip
 n = len(next(iter(levels.values())))
-print(f"{n} pictures a prompt, {measures['steps']} steps; fine-tunings of {measures['recipe']['images']} pictures")
+print(f"{n} pictures a prompt, {facts['steps']} steps; fine-tunings of {facts['recipe']['images']} pictures")
 
 # %% [markdown]
 # ## What is known before anything is drawn
@@ -66,7 +62,7 @@ print(f"{n} pictures a prompt, {measures['steps']} steps; fine-tunings of {measu
 # should not do better; and a fixed model is convincing if it does better than the law lets any flawed model do.
 
 # %%
-vae, law = measures["vae"], measures["law"]
+vae, law = facts["vae"], facts["law"]
 print(
     f"VAE: error {vae['rmse']:.3f} a pixel, {vae['level_rmse']:.3f} of the level; latents' std {vae['latent_std']:.2f}"
 )
@@ -87,7 +83,7 @@ print(f"{'law, flawed model':24s}" + "".join(f"{v:>+8.3f}" for v in predicted))
 
 # %%
 for name in models:
-    print(f"{name:8s} {measures['audit'][name]['verdict']}")
+    print(f"{name:8s} {facts['audit'][name]['verdict']}")
 
 # %% [markdown]
 # ## Black, medium and white, from the same noises
@@ -98,7 +94,7 @@ columns = min(6, n)
 fig, axes = plt.subplots(len(settings), len(models), figsize=(7, 2.0), squeeze=False)
 for line, setting in zip(axes, settings, strict=True):
     for ax, name in zip(line, models, strict=True):
-        sheet = torch.cat([pictures[f"{name}/{setting}/{word}"][:columns] for word in rows])
+        sheet = torch.cat([cells[name, setting, word]["pictures"][:columns] for word in rows])
         figures.pictures(ax, sheet.float() / 127.5 - 1, columns, name if ax in axes[0] else "")
     line[0].text(-0.04, 0.5, titles[setting].replace(", ", ",\n"), va="center", ha="right",
                  transform=line[0].transAxes, size=7)  # fmt: skip

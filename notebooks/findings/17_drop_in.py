@@ -43,8 +43,8 @@ import zsnr
 from lab import ROOT
 from lab.measure import sweep
 from lab.measure.metrics import interval
+from lab.models import tiny
 from lab.report import figures
-from zsnr.diffusers import tiny
 from zsnr.diffusers.wrap import EDMAsV, VModel, schedule_up_to
 from zsnr.edm import EDMDenoiser
 

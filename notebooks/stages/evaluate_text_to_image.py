@@ -38,7 +38,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
 
 for library in (diffusers, transformers):
     library.utils.logging.set_verbosity_error()
@@ -46,19 +45,17 @@ for library in (diffusers, transformers):
 
 import lab
 from lab import ROOT
-from lab.measure import metrics
-from lab.models import data, text_data
+from lab.measure import metrics, store
+from lab.models import data, text_data, tiny
 from lab.report import figures
-from zsnr.diffusers import tiny
 from zsnr.finetune.loop import generator
 
 lab.threads(threads)
 figures.style()
 out, _ = lab.folders(out_dir)
-out.mkdir(parents=True, exist_ok=True)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 folder = ROOT / results / "text_to_image/models"
-measures = json.loads((folder / "facts.json").read_text())
+facts = json.loads((folder / "facts.json").read_text())
 NAMES = ("flawed", "control", "lora", "zsnr")
 pipelines = {name: tiny.quiet(diffusers.DiffusionPipeline.from_pretrained(folder / name)) for name in NAMES}
 flawed, model = pipelines["flawed"], bool(prompts)
@@ -90,7 +87,7 @@ if not model:
             return_tensors="pt",
         ).input_ids
         text = flawed.text_encoder(ids)[0]
-    measures["vae"] = {
+    facts["vae"] = {
         "rmse": (decoded - x).square().mean().sqrt().item(),
         "level_rmse": error.square().mean().sqrt().item(),
         "scaling_factor": flawed.vae.config.scaling_factor,
@@ -102,9 +99,9 @@ if not model:
     fig, ax = plt.subplots(figsize=(6, 1.2))
     figures.pictures(ax, torch.cat([x[:14], decoded[:14]]), 14, "pictures, and through the VAE")
     plt.show()
-    print(f"VAE: error {measures['vae']['rmse']:.3f} a pixel, {measures['vae']['level_rmse']:.3f} of the level")
-    print(f"latents: std {measures['vae']['latent_std']:.3f}")
-    print(f"text embeddings: std {measures['vae']['text_std']:.3f} over the captions, of values of std 1")
+    print(f"VAE: error {facts['vae']['rmse']:.3f} a pixel, {facts['vae']['level_rmse']:.3f} of the level")
+    print(f"latents: std {facts['vae']['latent_std']:.3f}")
+    print(f"text embeddings: std {facts['vae']['text_std']:.3f} over the captions, of values of std 1")
 
 # %% [markdown]
 # ## What the flaw should do, before anything is drawn
@@ -124,14 +121,14 @@ def first(pipeline):
 
 if not model:
     along = text_data.direction(z, x, conditions[:, 0])
-    measures["law"] = {
+    facts["law"] = {
         **dataclasses.asdict(along),
         "alpha_bar": first(flawed),
         "predicted": dict(zip(prompts, along.predicted(first(flawed)), strict=True)),
     }
     print(f"Lambda = {along.variance:.0f} over all pictures, {np.mean(along.within):.1f} for one prompt")
     print(f"the leak at the first step, alpha_bar Lambda: {first(flawed) * along.variance:.2f} over all pictures")
-    for word, level, drawn in zip(prompts, along.levels, measures["law"]["predicted"].values(), strict=True):
+    for word, level, drawn in zip(prompts, along.levels, facts["law"]["predicted"].values(), strict=True):
         print(f"  {word:6s} level of the data {level:+.2f}, predicted of the flawed model {drawn:+.2f}")
 
 # %% [markdown]
@@ -160,15 +157,15 @@ def draw(pipeline, texts, scale, strength):
 
 
 settings = {"plain": (1.0, 0.0), "guided": (scale, strength)}
-levels, kept = {}, {}
-for setting, guidance in settings.items():
+rows = []
+for setting, (w, phi) in settings.items():
     for name, pipeline in pipelines.items():
         for prompt in prompts:
-            key = f"{name}/{setting}/{prompt}"
-            x = draw(pipeline, asked(prompt), *guidance)
-            levels[key] = data.level(x).tolist()
-            kept[key] = (x[:6] * 127.5 + 127.5).round().to(torch.uint8).contiguous()
-measures["levels"] = levels
+            x = draw(pipeline, asked(prompt), w, phi)
+            kept = (x[:6] * 127.5 + 127.5).round().to(torch.uint8)
+            columns = {"model": name, "setting": setting, "prompt": prompt, "w": w, "phi": phi}
+            rows.append(store.Row(columns, tensors={"level": data.level(x), "pictures": kept}))
+drawn = store.Results(rows)
 
 # %%
 columns = min(6, samples)
@@ -176,13 +173,14 @@ ends = (prompts[0], prompts[-1])
 for setting in settings:
     fig, axes = plt.subplots(1, len(pipelines), figsize=(7, 7 / len(pipelines) / columns * 2 + 0.3))
     for ax, name in zip(axes, pipelines, strict=True):
-        sheet = torch.cat([kept[f"{name}/{setting}/{end}"] for end in ends])
+        sheet = torch.cat([drawn.one(model=name, setting=setting, prompt=end).tensors["pictures"] for end in ends])
         figures.pictures(ax, sheet.float() / 127.5 - 1, columns, f"{name}, {setting}")
     plt.show()
 
 
 def text(values):
     """Mean and its 95 % interval over pictures."""
+    values = torch.as_tensor(values).tolist()
     low, high = metrics.interval(values)
     return f"{np.mean(values):+z.2f} [{low:+z.2f}, {high:+z.2f}]"
 
@@ -190,15 +188,11 @@ def text(values):
 print(f"level asked for: {ends[0]}, {ends[1]}")
 for setting in settings:
     for name in pipelines:
-        parts = [f"{text(levels[f'{name}/{setting}/{end}']):>24s}" for end in ends]
+        parts = [f"{text(drawn.one(model=name, setting=setting, prompt=end).tensors['level']):>24s}" for end in ends]
         print(f"  {setting:8s}{name:10s}" + "".join(parts))
 if not model:
     print(f"  {'':8s}{'data':10s}" + "".join(f"{text(floor[end]):>24s}" for end in ends) + "   (through the VAE)")
 
 # %%
-measures["floor"] = floor if not model else {}
-measures["prompts"], measures["steps"] = prompts, steps
-measures["guidance"] = [scale, strength]
-measures["environment"] = lab.environment()
-(out / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")
-save_file(kept, out / "samples.safetensors")
+facts |= {"floor": floor if not model else {}, "prompts": prompts, "steps": steps, "guidance": [scale, strength]}
+store.save(out, rows, facts | {"environment": lab.environment()})

@@ -53,11 +53,10 @@ for library in (diffusers, transformers):
 
 import lab
 from lab import ROOT
-from lab.models import data, text_data
+from lab.models import data, text_data, tiny
 from lab.report import figures
 from zsnr import finetune
 from zsnr.audit import audit
-from zsnr.diffusers import tiny
 from zsnr.finetune.loop import clean
 
 if bool(model) != bool(folder):

@@ -149,7 +149,7 @@ def _card(report: Report, subject: Any, scheduler: Any) -> None:
         raise AuditError(str(error)) from error
     if found is None:
         return
-    report.facts["card"] = f"{found.prediction}, terminal SNR {found.schedule.terminal_snr:.4g}"
+    report.facts["card"] = str(found)
     try:
         found.check_scheduler(scheduler)
     except ValueError as error:

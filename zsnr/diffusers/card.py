@@ -30,26 +30,32 @@ class Card:
     """How a network was trained.
 
     Args:
-        prediction: eps, x0 or v.
-        schedule: the steps it was trained on.
+        prediction: eps, x0 or v; or F, what EDM's preconditioning wraps, which is trained on no schedule's steps.
+        schedule: the steps it was trained on; None of F.
         sigma_data: std of the data in the network's units; 1 where they are not scaled.
         facts: whatever else is worth keeping with the weights, as JSON can hold it; not checked.
     """
 
     prediction: str
-    schedule: Schedule
+    schedule: Schedule | None
     sigma_data: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_prediction(self.prediction, self.schedule)
+        if self.schedule is not None:
+            check_prediction(self.prediction, self.schedule)
+        elif self.prediction != "F":
+            raise ValueError(f"a network that predicts {self.prediction} has a schedule: give it")
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data = {self.sigma_data}: the data's std, above 0")
+
+    def __str__(self) -> str:
+        return self.prediction + ("" if self.schedule is None else f", terminal SNR {self.schedule.terminal_snr:.4g}")
 
     @property
     def zero_snr(self) -> bool:
         """Was it trained from zero terminal SNR on?"""
-        return self.schedule.zero_snr
+        return self.schedule is not None and self.schedule.zero_snr
 
     def check(self, prediction: str, schedule: Schedule, sigma_data: float | None = None) -> None:
         """Refuse to sample the network as what it is not.
@@ -57,6 +63,8 @@ class Card:
         Raises:
             ValueError: saying what differs, and what the card has.
         """
+        if self.schedule is None:
+            raise ValueError("the network's card says that EDM's preconditioning wraps it: zsnr.edm.Preconditioned")
         ours, theirs, wrong = self.schedule, schedule, []
         if prediction != self.prediction:
             wrong.append(f"it predicts {self.prediction}, not {prediction}")
@@ -80,17 +88,21 @@ class Card:
 
     def to_json(self) -> str:
         """One line of JSON, the schedule's float64 values in base64 among it."""
-        values = base64.b64encode(self.schedule.sqrt_alpha_bar.numpy().astype("<f8").tobytes()).decode()
         content = {"prediction": self.prediction, "zero_snr": self.zero_snr, "sigma_data": self.sigma_data}
-        return json.dumps(content | {"sqrt_alpha_bar": values} | ({"facts": self.facts} if self.facts else {}))
+        if self.schedule is not None:
+            values = self.schedule.sqrt_alpha_bar.numpy().astype("<f8").tobytes()
+            content["sqrt_alpha_bar"] = base64.b64encode(values).decode()
+        return json.dumps(content | ({"facts": self.facts} if self.facts else {}))
 
     @classmethod
     def from_json(cls, text: str) -> Card:
         """The card that `to_json` wrote."""
         try:
             content = json.loads(text)
-            values = np.frombuffer(base64.b64decode(content["sqrt_alpha_bar"]), "<f8").astype(float)
-            schedule = Schedule(torch.from_numpy(values))
+            schedule = None
+            if content["prediction"] != "F":
+                values = np.frombuffer(base64.b64decode(content["sqrt_alpha_bar"]), "<f8").astype(float)
+                schedule = Schedule(torch.from_numpy(values))
             return cls(content["prediction"], schedule, content["sigma_data"], content.get("facts", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
