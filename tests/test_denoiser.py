@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from sampling import RIGHT, seeded
 from torch import nn
 
 from lab.models.backdrop import UniformBackdrop
@@ -12,16 +13,10 @@ from zsnr.denoisers import Empirical, Gaussian, NetworkDenoiser
 from zsnr.prediction import PREDICTIONS, cos_sin, to_eps, to_v, to_x0
 from zsnr.schedule import Schedule, rescale_zero_terminal_snr, stable_diffusion
 
-RIGHT = math.pi / 2
 ANGLES = [0.05, 0.4, 1.0, 1.5, RIGHT]
 SD = stable_diffusion()
 ZERO_SNR = rescale_zero_terminal_snr(SD)
-G = torch.Generator().manual_seed(0)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
-
+G, normal = seeded()
 
 MEAN, ROOT = normal(2, 3), normal(6, 6)
 COVARIANCE = ROOT @ ROOT.T
@@ -251,19 +246,18 @@ def test_a_perfect_network_of_each_kind_is_the_exact_denoiser(prediction):
 SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,), "layers_per_block": 1}
 
 
+def unet(kind, block: str = "", **options):
+    blocks = {"down_block_types": (f"{block}DownBlock2D",), "up_block_types": (f"{block}UpBlock2D",)}
+    return kind(**SMALL, **blocks, norm_num_groups=4, **options).eval()
+
+
 @pytest.mark.parametrize("prediction", ["v", "eps"])
 def test_a_diffusers_unet(prediction):
-    unet = UNet2DModel(
-        **SMALL,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        add_attention=False,
-    ).eval()
+    network = unet(UNet2DModel, add_attention=False)
     x, phi = torch.randn(2, 1, 8, 8, generator=G), SD.angle[700].item()
-    v = NetworkDenoiser(unet, SD, prediction)(x, phi)
+    v = NetworkDenoiser(network, SD, prediction)(x, phi)
     with torch.no_grad():
-        torch.testing.assert_close(v, to_v(unet(x, 700).sample, x, phi, prediction))
+        torch.testing.assert_close(v, to_v(network(x, 700).sample, x, phi, prediction))
 
 
 def test_a_network_that_answers_with_a_tuple():
@@ -273,16 +267,9 @@ def test_a_network_that_answers_with_a_tuple():
 
 
 def test_a_text_conditioned_diffusers_unet():
-    unet = UNet2DConditionModel(
-        **SMALL,
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=4,
-    ).eval()
+    network = unet(UNet2DConditionModel, "CrossAttn", cross_attention_dim=8, attention_head_dim=4)
     x, text = torch.randn(2, 1, 8, 8, generator=G), torch.randn(2, 3, 8, generator=G)
-    v = NetworkDenoiser(unet, ZERO_SNR, "v", encoder_hidden_states=text)(x, RIGHT)
+    v = NetworkDenoiser(network, ZERO_SNR, "v", encoder_hidden_states=text)(x, RIGHT)
     with torch.no_grad():
-        torch.testing.assert_close(v, unet(x, 999, encoder_hidden_states=text).sample)
-        assert not torch.allclose(v, unet(x, 999, encoder_hidden_states=text.flip(1) * 2).sample)
+        torch.testing.assert_close(v, network(x, 999, encoder_hidden_states=text).sample)
+        assert not torch.allclose(v, network(x, 999, encoder_hidden_states=text.flip(1) * 2).sample)

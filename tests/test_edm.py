@@ -1,10 +1,12 @@
 """Table 1 of EDM column by column, its preconditioning as v-prediction, and what App. B.6 derives it from."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sampling import RIGHT, by_algebra, seeded
 from torch import nn
 
 from zsnr.denoisers import Gaussian
@@ -13,53 +15,31 @@ from zsnr.grids import karras
 from zsnr.path import VP
 from zsnr.samplers import heun
 
-RIGHT = math.pi / 2
-G = torch.Generator().manual_seed(0)
+G, normal = seeded()
 SIGMAS = torch.logspace(math.log10(0.002), math.log10(80), 25, dtype=torch.float64)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
-
 
 ROOT = normal(4, 4)
 DATA = Gaussian(normal(4), ROOT @ ROOT.T)
+denoised = by_algebra(DATA.mean, ROOT @ ROOT.T)
 X = normal(5, 4)
 
 # EDM's preconditioning is v-prediction
 
 
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("sigma", SIGMAS.tolist())
-def test_edms_network_is_minus_v_for_data_of_unit_std(sigma):
-    """c_skip x + c_out F(c_in x) with F = -v is D = cos(phi) x_phi - sin(phi) v, whatever v is."""
-    c_skip, c_out, c_in, _ = column("edm", sigma_data=1.0).precondition(torch.tensor(sigma, dtype=torch.float64))
-    phi, x = math.atan(sigma), math.hypot(1, sigma) * X  # x = x0 + sigma eps, so that x_phi = X
-    torch.testing.assert_close(c_in * x, X, rtol=0, atol=1e-12)
-    v = normal(5, 4)
-    torch.testing.assert_close(c_skip * x - c_out * v, math.cos(phi) * X - math.sin(phi) * v, rtol=0, atol=1e-12)
-    torch.testing.assert_close(c_skip * x - c_out * DATA(X, phi), denoised(x, sigma), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
-@pytest.mark.parametrize("sigma", SIGMAS[::4].tolist())
-def test_with_any_std_it_is_minus_v_of_the_data_divided_by_it(sigma, sigma_data):
+def test_edms_network_is_minus_v_of_the_data_divided_by_its_std(sigma, sigma_data):
+    """For unit std c_skip x + c_out F(c_in x) with F = -v is D = cos(phi) x_phi - sin(phi) v, whatever v is."""
     level = torch.tensor(sigma, dtype=torch.float64)
     c_skip, c_out, c_in, _ = column("edm", sigma_data=sigma_data).precondition(level)
     phi = math.atan(sigma / sigma_data)
-    x = math.hypot(sigma_data, sigma) * X
+    x = math.hypot(sigma_data, sigma) * X  # x0 + sigma eps, so that x_phi = X
     torch.testing.assert_close(c_in * x, X, rtol=0, atol=1e-12)
     v = normal(5, 4)
     expected = sigma_data * (math.cos(phi) * X - math.sin(phi) * v)
     torch.testing.assert_close(c_skip * x - c_out * v, expected, rtol=0, atol=1e-12)
     unit = Gaussian(DATA.mean / sigma_data, ROOT @ ROOT.T / sigma_data**2)
     torch.testing.assert_close(c_skip * x - c_out * unit(X, phi), denoised(x, sigma), rtol=0, atol=1e-10)
-
-
-def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """D(x; sigma) of DATA, by linear algebra."""
-    C = ROOT @ ROOT.T
-    gain = torch.linalg.solve(C + sigma**2 * torch.eye(4, dtype=x.dtype), (x - DATA.mean).T)
-    return DATA.mean + (C @ gain).T
 
 
 # E-43: what the preconditioning is chosen for
@@ -100,18 +80,13 @@ def test_the_initial_loss_is_1_at_every_sigma():
 def test_preconditioning_of_the_four_columns():
     """Table 1, written out at some levels; iDDPM's c_noise below."""
     for s in (0.002, 0.3, 1.0, 17.0, 80.0):
-        B = math.log(1 + s**2)
+        B, h = math.log(1 + s**2), math.hypot(s, 0.5)
         t = (math.sqrt(0.1**2 + 2 * 19.9 * B) - 0.1) / 19.9  # beta_d t^2 / 2 + beta_min t = B
         table = {
             "vp": (1.0, -s, 1 / math.sqrt(s**2 + 1), 999 * t),
             "ve": (1.0, s, 1.0, math.log(0.5 * s)),
             "iddpm": (1.0, -s, 1 / math.sqrt(s**2 + 1)),
-            "edm": (
-                0.25 / (s**2 + 0.25),
-                s * 0.5 / math.sqrt(0.25 + s**2),
-                1 / math.sqrt(s**2 + 0.25),
-                math.log(s) / 4,
-            ),
+            "edm": (0.25 / h**2, s * 0.5 / h, 1 / h, math.log(s) / 4),
         }
         weights = {"vp": s**-2, "ve": s**-2, "iddpm": s**-2, "edm": (s**2 + 0.25) / (s * 0.5) ** 2}
         sigma = torch.tensor([s], dtype=torch.float64)
@@ -227,10 +202,8 @@ def test_iddpms_c_noise_is_the_nearest_levels_number_counted_from_the_data():
 
 
 def test_ranges_of_c_noise():
-    low, high = torch.tensor([0.02, 100.0], dtype=torch.float64).log() - math.log(2)
-    assert column("ve").precondition(torch.tensor([0.02, 100.0], dtype=torch.float64))[3].tolist() == pytest.approx(
-        [low.item(), high.item()]
-    )
+    ends = torch.tensor([0.02, 100.0], dtype=torch.float64)
+    assert column("ve").precondition(ends)[3].tolist() == pytest.approx((ends / 2).log().tolist())
     vp = column("vp").precondition(SIGMAS)[3]
     assert vp.min() > 0
     assert vp.max() < 999
@@ -291,6 +264,14 @@ def test_iddpm_trains_at_all_of_its_levels_above_0(M):
 # networks
 
 
+class Says(nn.Module):
+    """A network without weights that answers with a function of what it is given."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.forward = answer
+
+
 class MinusV(nn.Module):
     """EDM's ideal raw network for Gaussian data: it has c_in x and c_noise only, and returns -v."""
 
@@ -328,38 +309,28 @@ def test_preconditioned_takes_a_sigma_for_each_sample_and_any_shape():
     for i, s in enumerate(sigma.tolist()):
         torch.testing.assert_close(together[i : i + 1], denoised(x[i : i + 1], s), rtol=0, atol=1e-9)
 
-    class Ones(nn.Module):
-        def forward(self, x, c_noise):
-            assert x.shape == (2, 3, 4, 4)
-            return torch.ones_like(x)
+    def ones(x, c_noise):
+        assert x.shape == (2, 3, 4, 4)
+        return torch.ones_like(x)
 
     for name in COLUMNS:
         c_skip, c_out, _, _ = column(name).precondition(torch.tensor([0.5, 3.0], dtype=torch.float64))
-        out = Preconditioned(Ones(), column(name))(2 * torch.ones(2, 3, 4, 4), torch.tensor([0.5, 3.0]))
+        out = Preconditioned(Says(ones), column(name))(2 * torch.ones(2, 3, 4, 4), torch.tensor([0.5, 3.0]))
         expected = (2 * c_skip + c_out).float().view(2, 1, 1, 1).expand(2, 3, 4, 4)
         torch.testing.assert_close(out, expected)
 
 
 def test_conditions_and_outputs_of_diffusers_kind_are_passed_on():
-    class Output:
-        sample = 3 * torch.ones(5, 4)
+    def answer(x, c_noise, class_labels):
+        assert class_labels.tolist() == [1, 2, 3, 4, 5]
+        return SimpleNamespace(sample=3 * torch.ones(5, 4))
 
-    class Network(nn.Module):
-        def forward(self, x, c_noise, class_labels):
-            assert class_labels.tolist() == [1, 2, 3, 4, 5]
-            return Output()
-
-    network = Preconditioned(Network(), column("ve"))
+    network = Preconditioned(Says(answer), column("ve"))
     denoiser = EDMDenoiser(network, class_labels=torch.arange(1, 6))
     v = denoiser(X, 0.5)  # D = x + 3 sigma
     expected = (math.cos(0.5) * X - (X / math.cos(0.5) + 3 * math.tan(0.5))) / math.sin(0.5)
     torch.testing.assert_close(v, expected, rtol=0, atol=1e-6)
     assert v.dtype == torch.float64
-
-
-class Zero(nn.Module):
-    def forward(self, x, c_noise):
-        return torch.zeros_like(x)
 
 
 def test_above_sigma_max_an_edm_network_is_refused_before_it_is_asked():
@@ -382,7 +353,7 @@ def test_a_columns_networks_are_used_up_to_its_last_training_level(name, sigma_m
     design = column(name)
     assert design.sigma_max == pytest.approx(sigma_max, rel=1e-4)
     assert design.steps(18)[0].tan() <= design.sigma_max * (1 + 1e-9)
-    denoiser = EDMDenoiser(Preconditioned(Zero(), design))
+    denoiser = EDMDenoiser(Preconditioned(Says(lambda x, c_noise: torch.zeros_like(x)), design))
     assert denoiser(X, math.atan(design.sigma_max)).isfinite().all()
     with pytest.raises(ValueError, match="above what"):
         denoiser(X, math.atan(design.sigma_max * 1.001))
@@ -390,12 +361,9 @@ def test_a_columns_networks_are_used_up_to_its_last_training_level(name, sigma_m
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_network_that_returns_no_number_is_refused(bad):
-    class Broken(nn.Module):
-        def forward(self, x, c_noise):
-            return bad * torch.ones_like(x)
-
+    broken = Says(lambda x, c_noise: bad * torch.ones_like(x))
     with pytest.raises(FloatingPointError, match=r"NaN or inf at sigma = 1\.55741: check its weights"):
-        EDMDenoiser(Preconditioned(Broken(), column("edm")))(X, 1.0)
+        EDMDenoiser(Preconditioned(broken, column("edm")))(X, 1.0)
 
 
 def test_an_unknown_column_is_refused():

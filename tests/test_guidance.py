@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
+from sampling import RIGHT, never, seeded
 
 import zsnr
 from lab.measure.laws import Counted, amplification
@@ -15,19 +16,14 @@ from zsnr.guidance import factor, guided, rescaled, std
 from zsnr.noise import generators
 from zsnr.prediction import PREDICTIONS, to_eps, to_v, to_x0
 
-RIGHT = math.pi / 2
 BELOW = [0.05, 0.4, 1.0, 1.5]
 SAY = {"eps": to_eps, "x0": to_x0, "v": to_v}
 W = 7.5
-G = torch.Generator().manual_seed(0)
+G, normal = seeded()
 SHAPE = (2, 4, 4)
 
 every_space = pytest.mark.parametrize("space", PREDICTIONS)
 every_strength = pytest.mark.parametrize("rescale", [0.25, 0.7, 1.0])
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
 
 
 def a_class() -> Gaussian:
@@ -76,7 +72,6 @@ def test_without_rescaling_all_spaces_are_the_same(phi):
 
 @every_space
 def test_a_scale_of_1_is_the_positive_itself_in_one_evaluation(space):
-    never = lambda x, phi: pytest.fail("asked the negative")  # noqa: E731
     denoiser = guided(POS, never, 1.0, 0.7, space)
     for phi in (*BELOW, RIGHT):
         assert torch.equal(denoiser(X, phi), POS(X, phi))
@@ -348,7 +343,6 @@ def test_every_sampler_from_zero_snr(space, dtype, sampler, evaluations):
     ids=str,
 )
 def test_what_is_no_guidance_is_refused_before_any_evaluation(arguments, message):
-    never = lambda x, phi: pytest.fail("evaluated")  # noqa: E731
     with pytest.raises(ValueError, match=message):
         guided(never, never, **arguments)
 

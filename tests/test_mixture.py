@@ -5,19 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from sampling import RIGHT, seeded
 
 from lab.models.mixture import Mixture
 from zsnr.denoisers import Empirical, Gaussian
 from zsnr.prediction import cos_sin
 
-RIGHT = math.pi / 2
 ANGLES = [0.02, 0.4, 1.0, 1.5, RIGHT]
-G = torch.Generator().manual_seed(0)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
-
+G, normal = seeded()
 
 ROOTS = normal(3, 6, 6)
 WEIGHTS = [0.2, 0.3, 0.5]
@@ -82,10 +77,8 @@ def test_v_is_the_posterior_mean_by_quadrature(phi):
         assert found.item() == pytest.approx(expected, abs=1e-8)
 
 
-@every_angle
-def test_responsibilities_are_bayes_rule_in_several_dimensions(phi):
-    """Densities by torch, with full covariances; a singular one is regular with noise in it."""
-    x = 2 * normal(5, 2, 3)
+def log_densities(x, phi: float) -> torch.Tensor:
+    """(B, K), each component's weighted density at x_phi, by torch, with full covariances."""
     c, s = cos_sin(phi)
     logs = [
         math.log(w)
@@ -94,7 +87,14 @@ def test_responsibilities_are_bayes_rule_in_several_dimensions(phi):
         ).log_prob(x.flatten(1))
         for w, g in zip(WEIGHTS, COMPONENTS, strict=True)
     ]
-    expected = torch.stack(logs, 1).softmax(1)
+    return torch.stack(logs, 1)
+
+
+@every_angle
+def test_responsibilities_are_bayes_rule_in_several_dimensions(phi):
+    """A singular covariance is regular with noise in it."""
+    x = 2 * normal(5, 2, 3)
+    expected = log_densities(x, phi).softmax(1)
     torch.testing.assert_close(MIXTURE.responsibilities(x, phi), expected, rtol=1e-8, atol=1e-10)
 
 
@@ -102,19 +102,9 @@ def test_v_is_the_derivative_of_the_score_potential():
     """eps = sin x + cos v = -sin(phi) grad log p(x_phi), by differences of the mixture's own log density."""
     phi, x, h = 0.7, normal(1, 2, 3), 1e-5
     c, s = cos_sin(phi)
-
-    def log_density(x):
-        logs = [
-            math.log(w)
-            + torch.distributions.MultivariateNormal(
-                c * g.mean.flatten(), c * c * covariance(g) + s * s * torch.eye(6, dtype=x.dtype)
-            ).log_prob(x.flatten(1))
-            for w, g in zip(WEIGHTS, COMPONENTS, strict=True)
-        ]
-        return torch.stack(logs, 1).logsumexp(1)
-
     steps = h * torch.eye(6, dtype=x.dtype).view(6, 2, 3)
-    gradient = ((log_density(x + steps) - log_density(x - steps)) / (2 * h)).view(1, 2, 3)
+    above, below = (log_densities(x + sign * steps, phi).logsumexp(1) for sign in (1, -1))
+    gradient = ((above - below) / (2 * h)).view(1, 2, 3)
     torch.testing.assert_close(s * x + c * MIXTURE(x, phi), -s * gradient, rtol=0, atol=1e-8)
 
 

@@ -6,22 +6,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sampling import with_generators
+from sampling import ALL as SAMPLERS
+from sampling import RIGHT, by_algebra, never, seeded
 
 from lab.models.mixture import Mixture
 from lab.models.sde import from_sde
 from zsnr.denoisers import Empirical, Gaussian
 from zsnr.grids import karras
 from zsnr.path import ANGLE, EDM, FLOW, PATHS, VE, VP, vp
-from zsnr.samplers import churn, euler, euler_maruyama, heun, rk2, rk45
+from zsnr.samplers import euler, heun, rk45
 
-RIGHT = math.pi / 2
-G = torch.Generator().manual_seed(0)
+G, normal = seeded()
 SIGMAS = np.geomspace(0.002, 80, 25).tolist()
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
 
 
 def vp_table(beta_d: float, beta_min: float):
@@ -117,14 +113,8 @@ def test_the_derivatives_are_those_of_differences(path, table):
 
 MEAN, ROOT = normal(5), normal(5, 5)
 COVARIANCE = ROOT @ ROOT.T
-GAUSSIAN = Gaussian(MEAN, COVARIANCE)
-X = normal(4, 5)
-
-
-def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """D(x; sigma) of GAUSSIAN, by linear algebra."""
-    gain = torch.linalg.solve(COVARIANCE + sigma**2 * torch.eye(5, dtype=x.dtype), (x - MEAN).T)
-    return MEAN + (COVARIANCE @ gain).T
+GAUSSIAN, X = Gaussian(MEAN, COVARIANCE), normal(4, 5)
+denoised = by_algebra(MEAN, COVARIANCE)
 
 
 @every_path
@@ -209,20 +199,6 @@ def test_zero_snr_is_refused_elsewhere_with_a_remedy(path):
         path.at(RIGHT)
 
 
-@pytest.mark.parametrize("name", ["EDM", "VE", "VP"])
-@pytest.mark.parametrize("run", [euler, heun, rk2, rk45], ids=lambda run: run.__name__)
-def test_samplers_refuse_zero_snr_on_a_path_that_never_reaches_it(run, name):
-    with pytest.raises(ValueError, match="integrate along ANGLE or FLOW"):
-        run(lambda *_: pytest.fail("evaluated"), X, [RIGHT, 1.0, 0.0], path=PATHS[name])
-
-
-@pytest.mark.parametrize("run", [churn, euler_maruyama], ids=lambda run: run.__name__)
-def test_stochastic_samplers_do_too(run):
-    arguments = {"S_churn": 1.0} if run is churn else {}
-    with pytest.raises(ValueError, match="integrate along ANGLE or FLOW"):
-        run(lambda *_: pytest.fail("evaluated"), X, [RIGHT, 1.0, 0.0], path=EDM, generators=G, **arguments)
-
-
 SHORT = from_sde(*vp_table(19.9, 0.1)[4:], t_max=0.5)
 
 
@@ -235,10 +211,16 @@ def test_the_end_of_a_path_is_its_last_point():
         SHORT.at(math.atan(sigma_max * 1.001))
 
 
-@pytest.mark.parametrize("run", [euler, heun, rk2, rk45, euler_maruyama], ids=lambda run: run.__name__)
-def test_samplers_refuse_to_start_beyond_the_end_of_a_path(run):
-    with pytest.raises(ValueError, match="ends at sigma"):
-        with_generators(run)(lambda *_: pytest.fail("evaluated"), X, karras(5), path=SHORT, generators=G)
+@pytest.mark.parametrize(
+    ("path", "grid", "message"),
+    [(path, [RIGHT, 1.0, 0.0], "integrate along ANGLE or FLOW") for path in (EDM, VE, VP)]
+    + [(SHORT, karras(5), "ends at sigma")],
+    ids=["EDM", "VE", "VP", "its end"],
+)
+@pytest.mark.parametrize("run", ["euler", "heun", "rk2", "rk45", "churn", "euler_maruyama"])
+def test_samplers_refuse_to_start_where_a_path_does_not_reach(run, path, grid, message):
+    with pytest.raises(ValueError, match=message):
+        SAMPLERS[run](never, X, grid, path=path, generators=G)
 
 
 @pytest.mark.parametrize(("beta_d", "beta_min"), [(19.9, 0.0), (19.9, -1.0), (-1.0, 1.0), (-2.0, 1.0), (math.nan, 0.1)])

@@ -4,39 +4,28 @@ import functools
 import math
 import time
 
-import numpy as np
 import pytest
 import torch
-from sampling import ALL, FIXED_STEP, STOCHASTIC, with_generators
+from sampling import ALL, DETERMINISTIC, FIXED_STEP, RIGHT, STOCHASTIC, never, seeded, slope, variances, with_generators
 
-from zsnr import rows
 from zsnr.denoisers import Gaussian
 from zsnr.grids import grid, karras, power, uniform
 from zsnr.noise import generators, randn
+from zsnr.path import FLOW
 from zsnr.prediction import cos_sin
-from zsnr.samplers import ddim, ddpm, euler, heun
+from zsnr.samplers import churn, ddim, ddpm, euler, euler_maruyama, heun, rk2, rk45
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
-RIGHT = math.pi / 2
 SD = stable_diffusion()
 ZERO_SNR = rescale_zero_terminal_snr(SD)
-G = torch.Generator().manual_seed(0)
+G, normal = seeded()
 STEPS = [40, 80, 160, 320, 640]
 ORDER = {"ddim": 1, "euler": 1, "heun": 2}
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
-
 
 VARIANCES = torch.tensor([1 / 64, 1 / 16, 1 / 4, 1, 2, 8, 16, 64], dtype=torch.float64)
 ROTATION = torch.linalg.qr(normal(8, 8))[0]
 GAUSSIAN = Gaussian(normal(8), ROTATION @ VARIANCES.diag() @ ROTATION.T)
 NOISE = normal(4, 8)
-
-
-def slope(errors: list[float]) -> float:
-    return -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
 
 
 @pytest.mark.parametrize("phi_max", [RIGHT, 1.4])
@@ -45,31 +34,15 @@ def slope(errors: list[float]) -> float:
 def test_deterministic_samplers_reach_the_exact_solution_at_their_order(name, make, phi_max):
     exact = GAUSSIAN.solve(NOISE, phi_max)
     errors = [(FIXED_STEP[name](GAUSSIAN, NOISE, make(N, phi_max=phi_max)) - exact).norm().item() for N in STEPS]
-    assert slope(errors) == pytest.approx(ORDER[name], abs=0.1)
+    assert slope(STEPS, errors) == pytest.approx(ORDER[name], abs=0.1)
     assert errors[-1] < 0.05 * exact.norm()
-
-
-def variance(run, angles: torch.Tensor, variances: torch.Tensor, monkeypatch) -> torch.Tensor:
-    """Output variance for Gaussian data of mean 0, exactly: entry i of the state is the coefficient of noise i."""
-    N, source = len(angles) - 1, iter(range(1, len(angles)))
-
-    def unit(shape, *_):
-        z = torch.zeros(*shape, dtype=torch.float64)
-        z[..., next(source)] = 1
-        return z
-
-    monkeypatch.setattr(rows, "randn", unit)
-    noise = torch.zeros(1, len(variances), N + 1, dtype=torch.float64)
-    noise[..., 0] = 1
-    data = Gaussian(torch.zeros(len(variances), N + 1), variances[:, None].expand(-1, N + 1))
-    return with_generators(run)(data, noise, angles, generators=torch.Generator()).square().sum(-1)[0]
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim, eta 1", "ddim, eta .5"])
 def test_stochastic_samplers_reach_the_datas_variance_at_first_order(name, monkeypatch):
     coarse = VARIANCES[2:]  # finer detail comes later
-    errors = [(variance(STOCHASTIC[name], uniform(N), coarse, monkeypatch) / coarse - 1).norm().item() for N in STEPS]
-    assert slope(errors) == pytest.approx(1, abs=0.1)
+    errors = [(variances(STOCHASTIC[name], uniform(N), coarse, monkeypatch) / coarse - 1).norm().item() for N in STEPS]
+    assert slope(STEPS, errors) == pytest.approx(1, abs=0.1)
 
 
 def test_ddpm_with_all_1000_steps_from_zero_snr_has_the_datas_variance(monkeypatch):
@@ -81,14 +54,14 @@ def test_ddpm_with_all_1000_steps_from_zero_snr_has_the_datas_variance(monkeypat
         step = math.sqrt(bar[t - 1]) * beta / (1 - bar[t]) * x0
         step = step + math.sqrt(bar[t] / bar[t - 1]) * (1 - bar[t - 1]) / (1 - bar[t])
         expected = step**2 * expected + (1 - bar[t - 1]) / (1 - bar[t]) * beta
-    found = variance(ddpm, grid(ZERO_SNR, 1000), VARIANCES, monkeypatch)
+    found = variances(ddpm, grid(ZERO_SNR, 1000), VARIANCES, monkeypatch)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     assert ((found / VARIANCES).sqrt() - 1).abs()[2:].max() < 0.02
 
 
 @pytest.mark.parametrize(("N", "limit"), [(10, 0.08), (50, 0.005)])
 def test_heun_from_zero_snr_keeps_the_brightness_that_a_huge_finite_sigma_loses(N, limit, monkeypatch):
-    found = variance(heun, grid(ZERO_SNR, N), torch.tensor([64.0], dtype=torch.float64), monkeypatch)
+    found = variances(heun, grid(ZERO_SNR, N), [64.0], monkeypatch)
     assert abs(math.sqrt(found.item() / 64) - 1) < limit
 
 
@@ -112,28 +85,27 @@ def test_evaluations_of_the_network(name, N):
     assert min(asked) > 0
 
 
+def x0_and_eps(x, v, bar_t):
+    """Eqs. 19, 17."""
+    c, s = math.sqrt(bar_t), math.sqrt(1 - bar_t)
+    return c * x - s * v, c * v + s * x
+
+
 def ddim_in_alpha_bar(x, v, bar_t, bar_s, eta, z):
-    """Eqs. 19, 17, 22, 21."""
-    x0 = math.sqrt(bar_t) * x - math.sqrt(1 - bar_t) * v
-    eps = math.sqrt(bar_t) * v + math.sqrt(1 - bar_t) * x
+    """Eqs. 22, 21."""
+    x0, eps = x0_and_eps(x, v, bar_t)
     variance = eta**2 * (1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)
     return math.sqrt(bar_s) * x0 + math.sqrt(1 - bar_s - variance) * eps + math.sqrt(variance) * z
 
 
-def ddpm_in_alpha_bar(x, v, bar_t, bar_s, z):
-    """Eqs. 19, 20, 9; alpha_t is bar_t / bar_s."""
-    x0 = math.sqrt(bar_t) * x - math.sqrt(1 - bar_t) * v
+def ddpm_in_alpha_bar(x, v, bar_t, bar_s, z, from_eps=False):
+    """Eqs. 20, 9, or with the mean by Eq. 18, which needs alpha_t = bar_t / bar_s above 0."""
+    x0, eps = x0_and_eps(x, v, bar_t)
     beta = 1 - bar_t / bar_s
     mean = math.sqrt(bar_s) * beta / (1 - bar_t) * x0
     mean = mean + math.sqrt(bar_t / bar_s) * (1 - bar_s) / (1 - bar_t) * x
-    return mean + math.sqrt((1 - bar_s) / (1 - bar_t) * beta) * z
-
-
-def ddpm_from_eps(x, v, bar_t, bar_s, z):
-    """Eqs. 17, 18, 9: needs alpha_t above 0."""
-    eps = math.sqrt(bar_t) * v + math.sqrt(1 - bar_t) * x
-    beta = 1 - bar_t / bar_s
-    mean = (x - beta / math.sqrt(1 - bar_t) * eps) / math.sqrt(1 - beta)
+    if from_eps:
+        mean = (x - beta / math.sqrt(1 - bar_t) * eps) / math.sqrt(1 - beta)
     return mean + math.sqrt((1 - bar_s) / (1 - bar_t) * beta) * z
 
 
@@ -169,7 +141,7 @@ def test_ddpm_is_equations_9_and_20(t, s):
 @pytest.mark.parametrize(("t", "s"), [(999, 998), (900, 899), (700, 300), (2, 1)])
 def test_ddpms_eps_form_is_its_x0_form_below_zero_snr(t, s):
     x, v, bar_t, bar_s = ingredients(t, s)
-    left, right = ddpm_from_eps(x, v, bar_t, bar_s, Z), ddpm_in_alpha_bar(x, v, bar_t, bar_s, Z)
+    left, right = (ddpm_in_alpha_bar(x, v, bar_t, bar_s, Z, from_eps) for from_eps in (True, False))
     torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
     torch.testing.assert_close(one_step(ddpm, t, s), left, rtol=0, atol=1e-11)
 
@@ -189,12 +161,19 @@ def test_ddim_with_eta_1_is_ddpm(angles):
     torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("run", FIXED_STEP.values(), ids=FIXED_STEP)
-def test_a_sample_does_not_depend_on_its_batch(run):
+WITH_PATH = ("churn", "churn, Euler", "euler_maruyama")
+ON_PATHS = FIXED_STEP | {f"{name}, flow": functools.partial(STOCHASTIC[name], path=FLOW) for name in WITH_PATH}
+
+
+@pytest.mark.parametrize("name", ON_PATHS)
+def test_a_sample_does_not_depend_on_its_batch(name):
+    run = ON_PATHS[name]
     together = run(GAUSSIAN, NOISE, uniform(9), generators=generators(range(4)))
     for i in range(4):
         alone = run(GAUSSIAN, NOISE[i : i + 1], uniform(9), generators=generators([i]))
         torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-12)
+    other = run(GAUSSIAN, NOISE, uniform(9), generators=generators(range(1, 5)))
+    assert torch.equal(together, other) == (name in DETERMINISTIC)
 
 
 def test_noise_of_a_sample_is_its_generators():
@@ -209,18 +188,42 @@ def test_noise_of_a_sample_is_its_generators():
 @pytest.mark.parametrize("run", STOCHASTIC.values(), ids=STOCHASTIC)
 def test_generators_are_needed_where_there_is_noise(run):
     with pytest.raises(ValueError, match="needs `generators`"):
-        run(lambda *_: pytest.fail("evaluated"), NOISE, uniform(3))
+        run(never, NOISE, uniform(3))
     for k in (3, 5):
         with pytest.raises(ValueError, match=f"{k} generators for a batch of 4"):
-            run(lambda *_: pytest.fail("evaluated"), NOISE, uniform(3), generators=generators(range(k)))
+            run(never, NOISE, uniform(3), generators=generators(range(k)))
     one = [run(GAUSSIAN, NOISE, uniform(3), generators=torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(*one)
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
-def test_eta_outside_0_to_1_is_refused(eta):
-    with pytest.raises(ValueError, match=r"eta = (-0.1|1.5|nan)"):
-        ddim(GAUSSIAN, NOISE, uniform(3), eta=eta, generators=G)
+NOTHING = {
+    ddim: {"eta": [-0.1, 1.5, math.nan]},
+    rk2: {"alpha": [0.0, -1.0, math.nan, math.inf]},
+    rk45: {"rtol": [0.0, -1e-5, math.nan], "atol": [0.0, -1e-5, math.nan]},
+    churn: {
+        "S_churn": [-1.0, math.nan, math.inf],
+        "S_noise": [-0.5, math.nan],
+        "S_tmin": [-1.0, 2.0],
+        "S_tmax": [math.nan],
+        "order": [3],
+    },
+    euler_maruyama: {"rate": [-1.0, math.nan, math.inf], "S_tmin": [2.0]},
+}
+REMEDY = {
+    "eta": r"lies in \[0, 1\]", "alpha": "above 0", "rtol": "must be above 0", "atol": "must be above 0",
+    "rate": "give rate >= 0", "order": "2 for Heun steps, 1 for Euler steps",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "option", "value"),
+    [(run, option, value) for run, options in NOTHING.items() for option in options for value in options[option]],
+)
+def test_options_that_mean_nothing_are_refused_before_any_evaluation(run, option, value):
+    others = {churn: {"S_churn": 1.0, "S_tmax": 1.0}, euler_maruyama: {"S_tmax": 1.0}}.get(run, {})
+    message = f"{option} = {value}(.|\n)*{REMEDY.get(option, 'S_tmin <= S_tmax')}"
+    with pytest.raises(ValueError, match=message):
+        with_generators(run)(never, NOISE, uniform(3), generators=G, **others | {option: value})
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_eta_outside_0_to_1_is_refused(eta):
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_not_a_grid_is_refused_before_any_evaluation(name, angles, message):
     with pytest.raises(ValueError, match=message):
-        ALL[name](lambda *_: pytest.fail("evaluated"), NOISE, torch.tensor(angles), generators=G)
+        ALL[name](never, NOISE, torch.tensor(angles), generators=G)
 
 
 every_sampler = pytest.mark.parametrize("run", ALL.values(), ids=ALL)
@@ -254,10 +257,10 @@ def test_noise_that_is_no_number_is_refused_before_any_evaluation(run, bad):
     noise = NOISE.clone()
     noise[2, 3] = bad
     with pytest.raises(ValueError, match="noise to start from holds NaN or inf"):
-        run(lambda *_: pytest.fail("evaluated"), noise, uniform(3), generators=G)
+        run(never, noise, uniform(3), generators=G)
 
 
-@every_sampler
+@pytest.mark.parametrize("run", [*ALL.values(), functools.partial(churn, S_churn=1e-15)], ids=[*ALL, "least churn"])
 def test_nothing_that_was_passed_in_is_changed(run):
     noise, angles = NOISE.clone(), uniform(5)
     seen = []

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from sampling import seeded
 from torch import nn
 
 import zsnr
@@ -16,7 +17,7 @@ from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 SD = stable_diffusion()
 ZERO_SNR = rescale_zero_terminal_snr(SD)
-G = torch.Generator().manual_seed(0)
+G, normal = seeded()
 ROW = re.compile(r"^\| (\S+) +\| (.+?) +\| (\d) +\| (.+?) +\|$", re.MULTILINE)
 TABLE = {name: (formula, int(value), source) for name, formula, value, source in ROW.findall(zsnr.prediction.__doc__)}
 every_loss = pytest.mark.parametrize("loss", X0_WEIGHTS)
@@ -26,10 +27,6 @@ def angles(n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of random angles, small and near pi/2 ones among them."""
     phi = torch.atan(torch.exp(4 * torch.randn(n, generator=G, dtype=torch.float64)))
     return phi.cos(), phi.sin()
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=G, dtype=torch.float64)
 
 
 def x0_weight(loss: str, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
