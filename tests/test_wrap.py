@@ -83,10 +83,11 @@ def test_it_samples_as_the_edm_denoiser_does():
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_a_discrete_time_network_runs_on_rho_steps_and_heun(prediction):
     """Exact at its trained steps only, and between them interpolated: Heun on rho steps reaches the data's std."""
-    schedule = zsnr.schedule.stable_diffusion()
+    schedule, seen = zsnr.schedule.stable_diffusion(), set()
 
     class Trained(torch.nn.Module):
         def forward(self, x, step):
+            seen.add(step.dtype)
             phi = schedule.angle_at(step[0].item())
             v = EXACT(x, phi)
             sample = v if prediction == "v" else math.sin(phi) * x + math.cos(phi) * v
@@ -100,23 +101,11 @@ def test_a_discrete_time_network_runs_on_rho_steps_and_heun(prediction):
         model.register_parameter("dtype", torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)))
         return zsnr.heun(NetworkDenoiser(model, schedule, prediction, **options), noise, grid)
 
-    want = EXACT.solve(noise, grid[0].item())
-    assert (run() - want).abs().max() < 2e-3
+    whole = run(whole_steps=True)
+    assert seen == {torch.int64}, "as a network with a table of its steps needs them"
+    assert (run() - EXACT.solve(noise, grid[0].item())).abs().max() < 2e-3
     # the nearest step is a little beside the level
-    assert 1e-6 < (run(whole_steps=True) - run()).abs().max() < 3e-2
-
-
-def test_whole_steps_are_integers():
-    seen = []
-
-    class Table(torch.nn.Embedding):
-        def forward(self, x, step):
-            seen.append(step)
-            return super().forward(step)[:, 0].view(-1, 1, 1, 1) * x
-
-    denoiser = NetworkDenoiser(Table(1000, 1), zsnr.schedule.stable_diffusion(), "v", whole_steps=True)
-    denoiser(torch.randn(2, 1, 4, 4), 0.7)
-    assert seen[0].dtype == torch.int64
+    assert 1e-6 < (whole - run()).abs().max() < 3e-2
 
 
 def test_beyond_sigma_max_is_refused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,11 @@ from zsnr import schedule as schedules
 from zsnr.schedule import Schedule, from_alpha_bar
 
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-BETAS = {"linear": schedules.linear, "scaled_linear": schedules.stable_diffusion}
+BETAS: dict[str, Callable[[int, float, float], Schedule]] = {
+    "linear": schedules.linear,
+    "scaled_linear": schedules.stable_diffusion,
+    "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
+}
 LEVELS = ("karras", "power", "uniform", "geometric")
 EPS = (
     "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
@@ -35,15 +39,14 @@ def from_scheduler(scheduler: Any) -> Schedule:
     Raises:
         ValueError: there is no table, or it is not rescaled although the config asks for it.
     """
-    table = getattr(scheduler, "alphas_cumprod", None)
+    name, table = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if table is None:
-        name = type(scheduler).__name__
         raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
     alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
     if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
         if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
             raise ValueError(
-                f"{type(scheduler).__name__} ignores rescale_betas_zero_snr: its table ends at alpha_bar = "
+                f"{name} ignores rescale_betas_zero_snr: its table ends at alpha_bar = "
                 f"{alpha_bar[-1].item():.3g}. Use rescale_zero_terminal_snr(from_alpha_bar(scheduler.alphas_cumprod))"
             )
         alpha_bar[-1] = 0.0
@@ -88,16 +91,11 @@ def config_schedule(config: Any) -> Schedule:
     """
     if config.trained_betas is not None:
         schedule = schedules.from_betas(config.trained_betas)
-    elif config.beta_schedule in BETAS:
-        make = BETAS[config.beta_schedule]
+    elif make := BETAS.get(config.beta_schedule):
         schedule = make(config.num_train_timesteps, config.beta_start, config.beta_end)
-    elif config.beta_schedule == "squaredcos_cap_v2":
-        schedule = schedules.cosine(config.num_train_timesteps)
     else:
-        known = ", ".join([*BETAS, "squaredcos_cap_v2"])
-        raise ValueError(
-            f"unknown beta_schedule {config.beta_schedule!r}; choose one of {known}, or give trained_betas"
-        )
+        name, known = config.beta_schedule, ", ".join(BETAS)
+        raise ValueError(f"unknown beta_schedule {name!r}; choose one of {known}, or give trained_betas")
     if config.rescale_betas_zero_snr and not schedule.zero_snr:
         schedule = schedules.rescale_zero_terminal_snr(schedule)
     return schedule
@@ -109,13 +107,11 @@ def config_prediction(config: Any, schedule: Schedule) -> str:
     Raises:
         ValueError: a prediction_type that is not known; eps on a schedule with zero terminal SNR.
     """
-    if config.prediction_type not in PREDICTION_TYPES:
-        known = ", ".join(PREDICTION_TYPES)
-        raise ValueError(f"unknown prediction_type {config.prediction_type!r}; choose one of {known}")
-    prediction = PREDICTION_TYPES[config.prediction_type]
-    if prediction == "eps" and schedule.zero_snr:
+    if (name := config.prediction_type) not in PREDICTION_TYPES:
+        raise ValueError(f"unknown prediction_type {name!r}; choose one of {', '.join(PREDICTION_TYPES)}")
+    if name == "epsilon" and schedule.zero_snr:
         raise ValueError(EPS)
-    return prediction
+    return PREDICTION_TYPES[name]
 
 
 def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:
@@ -131,10 +127,9 @@ def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:
         high = config.sigma_max if config.sigma_max is not None else 80.0 if schedule.zero_snr else math.tan(last)
         if not schedule.zero_snr:
             return grids.karras(N, low, high, config.rho)
-        rest = grids.karras(N - 1, low, high, config.rho) if N > 1 else torch.zeros(1).double()
-        return torch.cat([schedule.angle[-1:], rest])
+        return torch.cat([schedule.angle[-1:], grids.karras(N - 1, low, high, config.rho) if N > 1 else torch.zeros(1)])
+    if levels == "geometric" and not schedule.zero_snr:
+        raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
     if levels == "geometric":
-        if not schedule.zero_snr:
-            raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
         return grids.geometric(N)
     return grids.uniform(N, last) if levels == "uniform" else grids.power(N, phi_max=last)

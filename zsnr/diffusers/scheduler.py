@@ -21,14 +21,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -37,21 +37,14 @@ from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import cos_sin, to_v
 from zsnr.rows import Row, advance
-from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
+from zsnr.samplers import check_churn, churned, ddim, ddim_step, rk2_step
 
 logger = logging.get_logger(__name__)
 
 SOLVERS = ("ddim", "euler", "heun", "rk2")
+CHOICES = {"timestep_spacing": SPACINGS, "solver": SOLVERS, "path": tuple(PATHS), "levels": (None, *LEVELS)}
 BELOW = 1e-6
 """Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
-
-
-@dataclass
-class ZeroSNRSchedulerOutput(BaseOutput):
-    """The state at the next call's level, and D, the network's estimate of x0, from this call."""
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor | None = None
 
 
 class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
@@ -107,14 +100,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
     ) -> None:
-        choices: tuple[tuple[str, str | None, Any], ...] = (
-            ("timestep_spacing", timestep_spacing, SPACINGS),
-            ("solver", solver, SOLVERS),
-            ("path", path, PATHS),
-            ("levels", levels, (None, *LEVELS)),
-        )
-        for name, value, known in choices:
-            if value not in known:
+        for name, known in CHOICES.items():
+            if (value := self.config[name]) not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
@@ -125,14 +112,14 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         self.prediction = config_prediction(self.config, schedule)
         self.alphas_cumprod = schedule.alpha_bar.float()  # for pipelines and callbacks that read it
         self.order = 2 if solver in ("heun", "rk2") else 1
+        self.init_noise_sigma = 1.0  # std of the initial noise, raised for churn: more only where S_noise is not 1
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
         self.sigmas = torch.cat([schedule.sigma.flip(0), torch.zeros(1)]).float()  # of each call; inf at zero SNR
         self._calls: list[Row] = []
-        self._first_raise: Row | None = None
         self._begin_index: int | None = None
         self._index: int | None = None
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._before: tuple[Tensor, Tensor] | None = None  # state and answer at a step's first call
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -150,7 +137,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         check_config(given)
         betas = given.get("trained_betas")
         zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
-        if zero and given.get("timestep_spacing", "trailing") == "leading" and "timestep_spacing" not in kwargs:
+        if zero and given.get("timestep_spacing") == "leading" and "timestep_spacing" not in kwargs:
             logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
             kwargs["timestep_spacing"] = "trailing"
         for name in ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"):
@@ -193,24 +180,21 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
         c = self.config
         rows = list(churned(angles, self._step_rows, c.S_churn, c.S_tmin, c.S_tmax, c.S_noise))
-        self._first_raise = rows.pop(0) if rows[0].stage < 0 else None
-        self._calls = rows
-        if angles[0] <= top < (high := max(call.phi for call in self._calls)):
+        if angles[0] <= top < (high := max(row.phi for row in rows)):
             raise ValueError(
                 f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
                 f"{math.tan(top):.6g}: set S_tmax to {math.tan(top) / math.sqrt(2):.4g} at most, or start lower"
             )
-        steps = [self.schedule.step_at(call.phi) for call in self._calls]
-        whole = all(step == int(step) for step in steps)
-        self._published = [
-            int(step) if whole else float(np.float32(step if step >= 0 else step * BELOW)) for step in steps
-        ]
-        self.timesteps = torch.tensor(self._published, dtype=torch.int64 if whole else torch.float32, device=device)
-        tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in self._calls]
+        raised = rows.pop(0) if rows[0].stage < 0 else Row(angles[0], 1.0, 0.0)
+        self.init_noise_sigma = math.hypot(raised.a, raised.e)
+        self._calls, self.num_inference_steps = rows, len(angles) - 1
+        at = [self.schedule.step_at(call.phi) for call in rows]
+        steps = torch.tensor([max(step, step * BELOW) for step in at], dtype=torch.float64)
+        steps = steps.to(torch.int64 if all(map(float.is_integer, at)) else torch.float32)
+        self._published, self.timesteps = steps.tolist(), steps.to(device)
+        tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in rows]
         self.sigmas = torch.tensor([*tangents, 0.0], device=device)
-        self.num_inference_steps = len(angles) - 1
-        self._begin_index = None
-        self._restart()
+        self.set_begin_index(None)
 
     def _step_rows(self, phi: float, psi: float) -> list[Row]:
         """The calls of the step from angle phi to psi, above 0."""
@@ -218,18 +202,11 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             return [ddim_step(phi, psi)]
         alpha = self.config.alpha if self.config.solver == "rk2" else 1.0
         rows = rk2_step(phi, psi, alpha, PATHS[self.config.path])[: self.order]
-        if len(rows) < self.order:
-            # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that step k starts at call
-            # 2 k, where pipelines that begin in the middle look for it
-            rows.append(Row(psi, 1.0, 0.0, stage=1))
-        return rows
+        # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that step k starts at call 2 k,
+        # where pipelines that begin in the middle look for it
+        return rows + [Row(psi, 1.0, 0.0, stage=1)] * (self.order - len(rows))
 
     # --- one call
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """Std of the initial noise: 1, the first raise of its level included (more only where S_noise is not 1)."""
-        return math.hypot(self._first_raise.a, self._first_raise.e) if self._first_raise else 1.0
 
     @property
     def truncates(self) -> bool:
@@ -248,8 +225,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-    ) -> ZeroSNRSchedulerOutput | tuple[Tensor, Tensor]:
-        """The state at the next call's level, from the network's answer at this one's.
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+        """The state at the next call's level, from the network's answer at this one's, and D, its estimate of x0.
 
         Args:
             model_output: what the network predicts (guided, where the pipeline guides), (B, ...).
@@ -259,7 +236,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             generator: of the fresh noise of churn and eta: one, or a list of one a sample.
         """
         if self._index is None:
-            self._index = self._begin(timestep)
+            self._index = self._begin(timestep) if self._begin_index is None else self._begin_index
         if self._index >= len(self._calls):
             raise ValueError("all steps are done: call set_timesteps() before another sampling")
         call = self._calls[self._index]
@@ -278,21 +255,16 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if call.e:
             x = x + call.e * randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         self._index += 1
-        x = x.to(sample.dtype)
-        return ZeroSNRSchedulerOutput(x, x0.to(sample.dtype)) if return_dict else (x, x0.to(sample.dtype))
+        out = x.to(sample.dtype), x0.to(sample.dtype)
+        return DDIMSchedulerOutput(*out) if return_dict else out
 
     def _ddim(self, eta: float, call: Row) -> Row:
         if self.config.solver != "ddim" or self.config.S_churn:
             raise ValueError("eta is DDIM's: with another solver or with churn, leave it 0 and set S_churn")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta = {eta}: DDIM's eta lies in [0, 1]")
-        k = (self._index or 0) + 1
-        return ddim_step(call.phi, self._calls[k].phi if k < len(self._calls) else 0.0, eta)
+        following = self._calls[self._calls.index(call) + 1 :]
+        return next(iter(ddim.rows((call.phi, following[0].phi if following else 0.0), eta)))
 
     # --- where in the grid
-
-    def _restart(self) -> None:
-        self._index, self._before = None, None
 
     @property
     def step_index(self) -> int | None:
@@ -304,16 +276,13 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         """Number of the first call, where a pipeline has set one."""
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin with this call (pipelines that start in the middle)."""
-        self._begin_index = begin_index
-        self._restart()
+    def set_begin_index(self, begin_index: int | None = 0) -> None:
+        """Begin with this call (pipelines that start in the middle); None: with that of the first timestep given."""
+        self._begin_index, self._index, self._before = begin_index, None, None
 
     def _begin(self, timestep: float | Tensor) -> int:
         if not self._calls:
             raise ValueError("call set_timesteps() before step()")
-        if self._begin_index is not None:
-            return self._begin_index
         # a level that two halves share is begun with the later call, the first half of its own step
         found = [k for k, t in enumerate(self._published) if t == float(timestep)]
         if not found:
@@ -327,14 +296,14 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         return self.schedule.angle_at(timestep / BELOW if -BELOW < timestep < 0 else timestep)
 
     def _cos_sin(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.as_tensor(timesteps).numel():
+        steps = torch.as_tensor(timesteps).flatten().tolist()
+        if not steps:
             raise ValueError(
                 "no timesteps are left: the strength is too small for so few steps; raise it, or num_inference_steps. "
                 "With timesteps= or sigmas= and a solver of two calls, pipelines take calls for steps: use ddim there"
             )
-        both = np.array([cos_sin(self.angle_at(t)) for t in torch.as_tensor(timesteps).flatten().tolist()])
-        shape = (-1, *[1] * (like.dim() - 1))
-        c, s = (torch.from_numpy(z).to(like.device, like.dtype).view(shape) for z in both.T)
+        both = torch.tensor([cos_sin(self.angle_at(t)) for t in steps], dtype=torch.float64).to(like)
+        c, s = both.view(-1, 2, *[1] * (like.dim() - 1)).unbind(1)
         return c, s
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

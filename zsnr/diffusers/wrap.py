@@ -48,8 +48,8 @@ def denoiser(unet: nn.Module, scheduler: Any, *, whole_steps: bool = False, **co
     """
     if (card := card_of(unet)) is not None:
         card.check_scheduler(scheduler)
-    prediction = prediction_of(scheduler.config)
-    return NetworkDenoiser(unet, from_scheduler(scheduler), prediction, whole_steps=whole_steps, **conditions)
+    schedule, prediction = from_scheduler(scheduler), prediction_of(scheduler.config)
+    return NetworkDenoiser(unet, schedule, prediction, whole_steps=whole_steps, **conditions)
 
 
 class VModel(nn.Module):
@@ -106,10 +106,10 @@ class EDMAsV(VModel):
 
     def __init__(self, network: Preconditioned, schedule: Schedule, channels: int = 3, size: int = 32) -> None:
         super().__init__(EDMDenoiser(network), schedule, channels, size)
-        sigma_max = network.column.sigma_max
-        if schedule.zero_snr or schedule.sigma[-1].item() > sigma_max * (1 + 1e-9):
+        sigma_max, top = network.column.sigma_max, schedule.sigma[-1].item()
+        if top > sigma_max * (1 + 1e-9):
             raise ValueError(
-                f"the schedule goes up to sigma = {schedule.sigma[-1].item():.6g}, the network to sigma_max = "
+                f"the schedule goes up to sigma = {top:.6g}, the network to sigma_max = "
                 f"{sigma_max:.6g}: take wrap.schedule_up_to({sigma_max:.6g}); zero SNR needs a model trained there"
             )
         self.network = network
