@@ -20,12 +20,7 @@ Pictures are squares of one size: there are no aspect-ratio buckets.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from zsnr.finetune.captions import captioned
-    from zsnr.finetune.recipe import FineTune
-    from zsnr.finetune.tune import fine_tune, save
+from typing import Any
 
 HOMES = {"FineTune": "recipe", "captioned": "captions", "fine_tune": "tune", "save": "tune"}
 

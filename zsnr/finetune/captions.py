@@ -10,7 +10,6 @@ fits, and cut to a square from the centre.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,25 +51,14 @@ def captioned(folder: str | Path) -> Captioned:
     return [(path, texts[path]) for path in paths]
 
 
-def digests(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """Read and decode each picture: the SHA-256 of its file, and a line on each that does not open."""
-    found, errors = [], []
-    for path in paths:
-        try:
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            errors.append(f"{path} ({error})")
-        else:
-            found.append(hashlib.sha256(data).hexdigest())
-    return found, errors
-
-
-def refuse(errors: Sequence[str]) -> None:
-    """Raise for the lines that `digests` found, if any."""
-    if errors:
-        raise ValueError(f"{len(errors)} pictures do not open: {first(errors)}; mend or remove them")
+def digest(path: Path) -> tuple[str, str]:
+    """The SHA-256 of a picture's file; and why it does not open, if it does not."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+        return hashlib.sha256(path.read_bytes()).hexdigest(), ""
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return "", f"{path} ({error})"
 
 
 def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Tensor]:
@@ -91,11 +79,9 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
     scale = resolution / min(image.size)
     width, height = (max(resolution, round(side * scale)) for side in image.size)
     top, left = (height - resolution) // 2, (width - resolution) // 2
-    square = image.resize((width, height), Image.Resampling.LANCZOS).crop(
-        (left, top, left + resolution, top + resolution)
-    )
-    if flip:
-        square = ImageOps.mirror(square)
+    cut = left, top, left + resolution, top + resolution
+    square = image.resize((width, height), Image.Resampling.LANCZOS).crop(cut)
+    square = ImageOps.mirror(square) if flip else square
     pixels = torch.from_numpy(np.asarray(square, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
     return pixels, torch.tensor([image.height, image.width, top, left, resolution, resolution])
 

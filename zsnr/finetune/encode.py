@@ -6,7 +6,6 @@ Everything drawn for a picture comes from a generator of its own, so that it doe
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsnr.finetune import captions
-from zsnr.finetune.loop import generator
+from zsnr.finetune import captions, loop
 
 
 def shared(module: nn.Module) -> Any:
@@ -27,23 +25,18 @@ def shared(module: nn.Module) -> Any:
     return copy.deepcopy(module, {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()})
 
 
+def frozen(pipeline: Any) -> dict[str, nn.Module]:
+    """The parts whose weights decide what a UNet learns, and are not trained, by name."""
+    parts = {name: getattr(pipeline, name, None) for name in ("vae", "text_encoder", "text_encoder_2")}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
 def encoder(pipeline: Any, device: torch.device) -> Any:
     """The pipeline with its frozen parts on the device, in float32: some VAEs overflow in float16."""
     result = copy.copy(pipeline)
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        if getattr(pipeline, name, None) is not None:
-            setattr(result, name, shared(getattr(pipeline, name)).to(device).float().eval())
+    for name, part in frozen(pipeline).items():
+        setattr(result, name, shared(part).to(device).float().eval())
     return result
-
-
-def digest(pipeline: Any) -> str:
-    """Of the frozen parts' weights, and of the latents' scale: what a network learns depends on them."""
-    found = hashlib.sha256(repr([pipeline.vae.config.get(k) for k in ("scaling_factor", "shift_factor")]).encode())
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        if (part := getattr(pipeline, name, None)) is not None:
-            for weight in part.state_dict().values():
-                found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def latents(
@@ -55,7 +48,7 @@ def latents(
     pixels, sizes = (torch.stack(z) for z in zip(*read, strict=True))
     vae = encoder.vae
     posterior = vae.encode(pixels.to(vae.device)).latent_dist
-    noise = [torch.randn(2, *posterior.mean.shape[1:], generator=generator(seed)) for seed in seeds]
+    noise = [torch.randn(2, *posterior.mean.shape[1:], generator=loop.generator(seed)) for seed in seeds]
     draw, eps = torch.stack(noise, 1).to(vae.device)
     x0 = posterior.mean + posterior.std * draw
     return (x0 - (vae.config.shift_factor or 0)) * vae.config.scaling_factor, eps, sizes.to(vae.device)
@@ -89,13 +82,13 @@ def warn_of_cuts(pipeline: Any, pictures: captions.Captioned) -> None:
 @contextmanager
 def quiet(pipeline: Any) -> Iterator[None]:
     """Without the pipeline's own warning of long captions, which would come at every step."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "truncated because CLIP" not in record.getMessage()
+
     logger = logging.getLogger(type(pipeline).__module__)
-    logger.addFilter(_no_truncation)
+    logger.addFilter(wanted)
     try:
         yield
     finally:
-        logger.removeFilter(_no_truncation)
-
-
-def _no_truncation(record: logging.LogRecord) -> bool:
-    return "truncated because CLIP" not in record.getMessage()
+        logger.removeFilter(wanted)

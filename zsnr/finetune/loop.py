@@ -37,6 +37,25 @@ def seed_dropout(generator: Generator) -> None:
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
 
 
+def check_launch(accelerator: Accelerator, recipe: Recipe, accumulate: int) -> None:
+    """Refuse a launch that contradicts the recipe, or cannot share out its batches."""
+    if accelerator.mixed_precision not in ("no", recipe.precision):
+        raise ValueError(
+            f"launched with mixed precision {accelerator.mixed_precision}, but the recipe says {recipe.precision}: "
+            "launch with --mixed_precision no; the recipe alone decides"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError("launched with gradient accumulation: leave it to the recipe's `accumulate`")
+    if (kind := accelerator.distributed_type) in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise ValueError(f"{kind.value} splits the weights, which are averaged whole: launch DDP")
+    parts = accelerator.num_processes * accumulate
+    if recipe.batch % parts:
+        raise ValueError(
+            f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes of {accumulate} "
+            f"micro-batches each: choose a multiple of {parts}"
+        )
+
+
 def clean(scratch: str | Path) -> None:
     """Remove the checkpoints, once the result is safe."""
     shutil.rmtree(scratch, ignore_errors=True)
@@ -72,26 +91,16 @@ def train(
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     accelerator = Accelerator()
-    processes = accelerator.num_processes
-    if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise ValueError(
-            f"{accelerator.distributed_type.value} splits the weights, which are averaged whole: launch DDP"
-        )
-    batch = recipe.batch
-    if batch % (processes * accumulate):
-        parts = f" of {accumulate} micro-batches each" if accumulate > 1 else ""
-        raise ValueError(f"a batch of {batch} does not divide over {processes} processes{parts}")
+    check_launch(accelerator, recipe, accumulate)
     place = Checkpoint(scratch, description, digest(network.state_dict().values()), digest(example(0)))
     network = copy.deepcopy(network).to(accelerator.device).train()
-    frozen = {id(p): p for p in network.parameters() if not p.requires_grad}
-    average = copy.deepcopy(network, {**frozen}).eval().requires_grad_(False)  # shares what is frozen
+    # what is frozen is shared
+    average = copy.deepcopy(network, {id(p): p for p in network.parameters() if not p.requires_grad}).eval()
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.rate(0), weight_decay=0.0)
     state = place.restore(network, average, optimizer)
     if accelerator.gather(torch.tensor([state.step], device=accelerator.device)).unique().numel() > 1:
-        raise ValueError(
-            f"not all processes see the checkpoint in {place.folder}: put it where every machine can read it"
-        )
+        raise ValueError(f"not all processes see the checkpoint in {scratch}: put it where every machine can read it")
     if accelerator.is_main_process and not state.finished:
         news = [note] if note else []
         news += [f"going on from {place.folder.name}, step {state.step}"] if state.step else place.others()
@@ -102,22 +111,20 @@ def train(
         if accelerator.is_main_process:
             place.save(state, accelerator.unwrap_model(network), average, optimizer)
 
-    steps = recipe.steps
-    share, micro = batch // processes, batch // (processes * accumulate)
+    steps, batch = recipe.steps, recipe.batch
+    share = batch // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     every, saved, first = max(1, steps // 50), time.monotonic(), state.step
-    bar = tqdm(
-        total=steps, initial=state.step, unit="step", disable=not (accelerator.is_main_process and sys.stderr.isatty())
-    )
+    shown = accelerator.is_main_process and sys.stderr.isatty()
+    bar = tqdm(total=steps, initial=state.step, unit="step", disable=not shown)
     while state.step < steps:
         try:
-            tensors = [z[accelerator.process_index * share :][:share] for z in example(state.step)]
-            losses = []
-            for k in range(accumulate):
-                with accelerator.no_sync(network) if k < accumulate - 1 else nullcontext():
-                    part = [z[k * micro : (k + 1) * micro].to(accelerator.device) for z in tensors]
-                    losses.append(loss(network, *part) / accumulate)
-                    accelerator.backward(losses[-1])
-                    losses[-1] = losses[-1].detach()
+            losses: list[Tensor] = []
+            for part in zip(*(z[mine].chunk(accumulate) for z in example(state.step)), strict=True):
+                with accelerator.no_sync(network) if len(losses) < accumulate - 1 else nullcontext():
+                    value = loss(network, *(z.to(accelerator.device) for z in part)) / accumulate
+                    accelerator.backward(value)
+                    losses.append(value.detach())
         except (Exception, KeyboardInterrupt):
             if state.step > first:
                 save()
@@ -150,8 +157,6 @@ def train(
             saved = time.monotonic()
         bar.update()
     bar.close()
-    for mean, parameter in zip(average.parameters(), accelerator.unwrap_model(network).parameters(), strict=True):
-        mean.requires_grad_(parameter.requires_grad)  # it can be trained on
     return average.cpu(), state.history
 
 

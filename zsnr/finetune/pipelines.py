@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from accelerate import Accelerator
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
+from zsnr.diffusers.card import Card
 from zsnr.diffusers.config import from_scheduler, prediction_of
-from zsnr.prediction import check_prediction
-from zsnr.schedule import Schedule, rescale_zero_terminal_snr
+from zsnr.schedule import rescale_zero_terminal_snr
 
 
 def check(pipeline: Any, resolution: int) -> None:
@@ -42,8 +37,8 @@ def check(pipeline: Any, resolution: int) -> None:
         raise ValueError(f"resolution = {resolution}: this model's must be a multiple of {least}")
 
 
-def training_target(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
-    """The schedule to train on, what is to be predicted, and the scheduler that samples it.
+def training_target(pipeline: Any, zero_snr: bool) -> tuple[Card, Any]:
+    """What is to be predicted, on which schedule, and the scheduler that samples it.
 
     Args:
         zero_snr: as the paper's authors released theirs; otherwise the pipeline's own.
@@ -51,15 +46,11 @@ def training_target(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
     config = pipeline.scheduler.config
     schedule = from_scheduler(pipeline.scheduler)
     if not zero_snr:
-        prediction = prediction_of(config)
-        check_prediction(prediction, schedule)
-        return schedule, prediction, copy.deepcopy(pipeline.scheduler)
+        return Card(prediction_of(config), schedule), copy.deepcopy(pipeline.scheduler)
     schedule = rescale_zero_terminal_snr(schedule)
+    kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
     scheduler = DDIMScheduler(
-        **{
-            k: config.get(k)
-            for k in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-        },
+        **{name: config.get(name) for name in kept},
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
@@ -72,40 +63,20 @@ def training_target(pipeline: Any, zero_snr: bool) -> tuple[Schedule, str, Any]:
             f"{type(pipeline.scheduler).__name__}'s betas are not those of its config, so no config could describe the "
             "result: give the pipeline a scheduler with trained_betas"
         )
-    return schedule, "v", scheduler
+    return Card("v", schedule), scheduler
 
 
 def load(model: str) -> Any:
     """A pipeline from a folder or the hub, in float32, from safetensors only."""
     if Path(model).exists() and not (Path(model) / "model_index.json").is_file():
         raise FileNotFoundError(f"{model} holds no diffusers pipeline: its model_index.json is missing")
-    with Accelerator().main_process_first(), plain():
+    with Accelerator().main_process_first():
         try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(model, use_safetensors=True)
+            pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
         except (OSError, ValueError) as error:
-            what = (
-                f"{model} cannot be loaded"
-                if Path(model).exists()
-                else f"no folder {model}, and none to be had on the hub"
-            )
-            raise FileNotFoundError(f"{what}: {error}") from error
+            none = "" if Path(model).exists() else f"no folder {model}, and none to be had on the hub"
+            raise FileNotFoundError(f"{none or f'{model} cannot be loaded'}: {error}") from error
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.float()
     return pipeline
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """No progress bars of diffusers and transformers where there is no terminal."""
-    bars = [library.utils.logging for library in (diffusers, transformers)]
-    shown = [bar.is_progress_bar_enabled() for bar in bars]
-    if not sys.stderr.isatty():
-        for bar in bars:
-            bar.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for bar, was in zip(bars, shown, strict=True):
-            if was:
-                bar.enable_progress_bar()

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from zsnr.finetune import lora
 
-PRECISIONS = ("float32", "bf16")
+
+def option(default: Any, help: str) -> Any:
+    """A field of a recipe, with its meaning, which is also what a command line says of it."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What every training has: AdamW, a learning rate that rises and falls, averaged weights.
 
-    Args:
-        images: how many training pictures are seen.
-        batch: pictures a step, over all processes.
-        lr: AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end.
-        ema_halflife: half-life, in pictures, of the average of the weights that is returned.
-        clip: norm that gradients are clipped to; 0 for none.
-        precision: float32, or bf16 for autocast to bfloat16.
-        seed: of everything that is drawn.
+    What each field means stands beside it.
     """
 
-    images: int = 120_000
-    batch: int = 64
-    lr: float = 1e-3
-    warmup: int = 5_000
-    ema_halflife: int = 5_000
-    clip: float = 0.0
-    precision: str = "float32"
-    seed: int = 0
+    images: int = option(120_000, "how many pictures are seen, passes over them included")
+    batch: int = option(64, "pictures a step, over all processes")
+    lr: float = option(1e-3, "AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
+    warmup: int = option(5_000, "pictures over which lr rises")
+    ema_halflife: int = option(5_000, "half-life, in pictures, of the average of the weights that is returned")
+    clip: float = option(0.0, "norm that gradients are clipped to; 0 for none")
+    precision: str = option("float32", "float32, or bf16 for autocast to bfloat16; trained weights are float32 in both")
+    seed: int = option(0, "of everything that is drawn")
 
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("images", "batch", "lr", "ema_halflife")
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("warmup", "clip", "seed")
     SHARES: ClassVar[tuple[str, ...]] = ()
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"precision": ("float32", "bf16")}
 
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
@@ -48,8 +45,9 @@ class Recipe:
         for name in self.SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: a probability lies in [0, 1]")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose {' or '.join(PRECISIONS)}")
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose {' or '.join(choices)}")
 
     @property
     def steps(self) -> int:
@@ -69,53 +67,31 @@ class Recipe:
         return min(0.5 ** (self.batch / self.ema_halflife), step / (step + 10))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTune(Recipe):
     """How to fine-tune. The paper: 100 million pictures, batches of 2048, lr 1e-4, EMA 0.9999 a step.
 
-    Args:
-        zero_snr: Algorithm 1, v-prediction, trailing steps; otherwise train on as the pipeline is, for a control.
-        images: how many pictures are seen, passes over the folder included.
-        batch: pictures a step, over all processes.
-        accumulate: micro-batches that each process's share of a batch is split into, for memory.
-        lr: AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end.
-        warmup: pictures over which lr rises.
-        ema_halflife: half-life, in pictures, of the average of the weights that is returned.
-        clip: norm that gradients are clipped to; 0 for none.
-        unconditional: probability that a caption is dropped, for guidance.
-        resolution: of the square pictures, in pixels.
-        precision: float32, or bf16 for autocast to bfloat16; trained weights are float32 in both.
-        checkpointing: of gradients: a third more time, far less memory.
-        lora_rank: of low-rank changes to the UNet; 0 to train all of its weights. Wants a higher lr, about 1e-4.
-        lora_layers: all, for every projection and convolution, or attention, for its projections only.
-            The latter suits a change of style, but is too little to turn eps into v.
-        flip: mirror pictures half of the time.
-        seed: of everything that is drawn.
+    What each field means stands beside it, and in `python -m zsnr.finetune --help`.
     """
 
-    zero_snr: bool = True
-    images: int = 100_000
-    batch: int = 64
-    accumulate: int = 1
-    lr: float = 2e-5
-    warmup: int = 5_000
-    ema_halflife: int = 10_000
-    clip: float = 1.0
-    unconditional: float = 0.1
-    resolution: int = 512
-    precision: str = "float32"
-    checkpointing: bool = False
-    lora_rank: int = 0
-    lora_layers: str = "all"
-    flip: bool = False
-    seed: int = 0
+    images: int = option(100_000, "how many pictures are seen, passes over the folder included")
+    lr: float = option(2e-5, "AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
+    ema_halflife: int = option(10_000, "half-life, in pictures, of the average of the weights that is returned")
+    clip: float = option(1.0, "norm that gradients are clipped to; 0 for none")
+    zero_snr: bool = option(True, "Algorithm 1, v-prediction, trailing steps; if not, on as the pipeline is, a control")
+    accumulate: int = option(1, "micro-batches that each process's share of a batch is split into, for memory")
+    unconditional: float = option(0.1, "probability that a caption is dropped, for guidance")
+    resolution: int = option(512, "of the square pictures, in pixels")
+    checkpointing: bool = option(False, "of gradients: a third more time, far less memory")
+    lora_rank: int = option(0, "of low-rank changes to the UNet, which want a higher lr, about 1e-4; 0 to train it all")
+    lora_layers: str = option(
+        "all",
+        "all, for every projection and convolution, or attention, for its projections only. The latter suits a change "
+        "of style, but is too little to turn eps into v",
+    )
+    flip: bool = option(False, "mirror pictures half of the time")
 
     ABOVE_ZERO = (*Recipe.ABOVE_ZERO, "accumulate", "resolution")
     NOT_NEGATIVE = (*Recipe.NOT_NEGATIVE, "lora_rank")
     SHARES = ("unconditional",)
-
-    def check(self) -> None:
-        """Refuse, before any work, a recipe that cannot be trained."""
-        super().check()
-        if self.lora_layers not in lora.LAYERS:
-            raise ValueError(f"unknown lora_layers {self.lora_layers!r}; choose {' or '.join(lora.LAYERS)}")
+    CHOICES = Recipe.CHOICES | {"lora_layers": tuple(lora.LAYERS)}

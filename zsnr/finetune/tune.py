@@ -8,8 +8,6 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from zsnr.diffusers import card
-from zsnr.diffusers.config import PREDICTION_TYPES, from_scheduler
+from zsnr.diffusers.config import from_scheduler, prediction_of
 from zsnr.finetune import captions, encode, loop, lora, pipelines
-from zsnr.finetune.captions import captioned
-from zsnr.finetune.checkpoint import History
-from zsnr.finetune.loop import generator, seed_dropout
+from zsnr.finetune.checkpoint import History, digest
 from zsnr.finetune.recipe import FineTune
 from zsnr.prediction import target
-from zsnr.schedule import Schedule
 
 VERSION = 1
 """Of what is learnt: raised when a training of the same recipe gives other weights than before."""
@@ -50,11 +45,11 @@ def fine_tune(
     """
     recipe.check()
     pipelines.check(pipeline, recipe.resolution)
-    schedule, prediction, scheduler = pipelines.training_target(pipeline, recipe.zero_snr)
+    aim, scheduler = pipelines.training_target(pipeline, recipe.zero_snr)
     accelerator = Accelerator()
-    _check_launch(accelerator, recipe)
-    pictures = captioned(folder)
-    names = _digest([path for path, _ in pictures], accelerator)
+    loop.check_launch(accelerator, recipe, recipe.accumulate)
+    pictures = captions.captioned(folder)
+    names = _digests(pictures, accelerator)
     if accelerator.is_main_process:
         encode.warn_of_cuts(pipeline, pictures)
 
@@ -69,33 +64,43 @@ def fine_tune(
         with torch.no_grad():
             x0, eps, sizes = encode.latents(frozen, files, seed.tolist(), flip.tolist(), recipe.resolution)
             conditions = encode.conditions(frozen, prompts, sizes)
-        return _objective(network, x0, eps, t, conditions, schedule, prediction, recipe.precision)
+        return _objective(network, x0, eps, t, conditions, aim, recipe.precision)
 
     description = {
         "training": "fine-tuning of a pipeline",
         "version": VERSION,
-        "recipe": _result(recipe),
-        "schedule": hashlib.sha256(schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
+        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("accumulate", "checkpointing")},
+        "schedule": hashlib.sha256(aim.schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
         "pictures": names,
         "captions": texts,
-        "frozen parts": encode.digest(pipeline),
+        "scale of latents": [pipeline.vae.config.get(k) for k in ("scaling_factor", "shift_factor")],
+        "frozen parts": digest(z for part in encode.frozen(pipeline).values() for z in part.state_dict().values()),
     }
-    with encode.quiet(pipeline), _remedies(recipe, scratch):
-        average, history = loop.train(
-            unet,
-            lambda step: _example(len(pictures), schedule.T, recipe, step),
-            loss,
-            recipe,
-            scratch,
-            description,
-            accumulate=recipe.accumulate,
-            save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
-        )
+    try:
+        with encode.quiet(pipeline):
+            average, history = loop.train(
+                unet,
+                lambda step: _example(len(pictures), aim.schedule.T, recipe, step),
+                loss,
+                recipe,
+                scratch,
+                description,
+                accumulate=recipe.accumulate,
+                save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
+            )
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise
+        raise torch.OutOfMemoryError(
+            f"{error}\nOut of memory. Try, in this order: checkpointing; more micro-batches (accumulate, here "
+            f"{recipe.accumulate}, for a batch of {recipe.batch}), with which it goes on from {scratch}; "
+            "precision bf16; lora_rank above 0, such as 8; a smaller resolution"
+        ) from error
 
     result = copy.copy(pipeline)
     result.unet = _tuned(pipeline.unet, average, recipe)
     result.scheduler = scheduler
-    result.unet.card = card.Card(prediction, schedule)
+    result.unet.card = aim
     return result, history
 
 
@@ -110,35 +115,18 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
         check_out(out, replace=True)
         partial = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
-        with pipelines.plain():
-            if recipe.lora_rank:
-                lora.save(pipeline, partial / "lora")
-                pipeline = lora.merged(pipeline)
-            pipeline.save_pretrained(partial, safe_serialization=True)
+        if recipe.lora_rank:
+            lora.save(pipeline, partial / "lora")
+            pipeline = lora.merged(pipeline)
+        pipeline.save_pretrained(partial, safe_serialization=True)
         (partial / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-        prediction = PREDICTION_TYPES[pipeline.scheduler.config.prediction_type]
+        aim = card.Card(prediction_of(pipeline.scheduler.config), from_scheduler(pipeline.scheduler))
         for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
-            card.write(partial / folder, card.Card(prediction, from_scheduler(pipeline.scheduler)))
+            card.write(partial / folder, aim)
         if out.exists():
             shutil.rmtree(out)
         partial.replace(out)
     Accelerator().wait_for_everyone()
-
-
-def _check_launch(accelerator: Accelerator, recipe: FineTune) -> None:
-    if accelerator.mixed_precision not in ("no", recipe.precision):
-        raise ValueError(
-            f"launched with mixed precision {accelerator.mixed_precision}, but the recipe says {recipe.precision}: "
-            "launch with --mixed_precision no; the recipe alone decides"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise ValueError("launched with gradient accumulation: leave it to the recipe's `accumulate`")
-    parts = accelerator.num_processes * recipe.accumulate
-    if recipe.batch % parts:
-        raise ValueError(
-            f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes of "
-            f"{recipe.accumulate} micro-batches each: choose a multiple of {parts}"
-        )
 
 
 def check_out(out: Path, replace: bool) -> None:
@@ -146,33 +134,13 @@ def check_out(out: Path, replace: bool) -> None:
         raise FileExistsError(f"{out} is there already{', and no earlier result' * replace}: choose a new folder")
 
 
-def _digest(paths: list[Path], accelerator: Accelerator) -> list[str]:
+def _digests(pictures: captions.Captioned, accelerator: Accelerator) -> list[str]:
     """Each picture's digest, in order; each process reads its own part."""
-    found, errors = captions.digests(paths[accelerator.process_index :: accelerator.num_processes])
-    captions.refuse(gather_object(errors))
-    mine = [(accelerator.process_index + k * accelerator.num_processes, digest) for k, digest in enumerate(found)]
-    return [digest for _, digest in sorted(gather_object(mine))]
-
-
-@contextmanager
-def _remedies(recipe: FineTune, scratch: str | Path) -> Iterator[None]:
-    """Say what to do where memory is short."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
-            raise torch.OutOfMemoryError(
-                f"{error}\nOut of memory. Try, in this order: checkpointing; more micro-batches (accumulate, here "
-                f"{recipe.accumulate}, for a batch of {recipe.batch}), with which it goes on from {scratch}; "
-                "precision bf16; lora_rank above 0, such as 8; a smaller resolution"
-            ) from error
-        raise
-
-
-def _result(recipe: FineTune) -> dict[str, Any]:
-    """What the result depends on; the others save memory, and may change when a run goes on."""
-    fields = dataclasses.asdict(recipe)
-    return {k: v for k, v in fields.items() if k not in ("accumulate", "checkpointing")}
+    share = range(accelerator.process_index, len(pictures), accelerator.num_processes)
+    found = sorted(gather_object([(i, *captions.digest(pictures[i][0])) for i in share]))
+    if errors := [error for *_, error in found if error]:
+        raise ValueError(f"{len(errors)} pictures do not open: {captions.first(errors)}; mend or remove them")
+    return [digest for _, digest, _ in found]
 
 
 def _network(unet: Any, recipe: FineTune) -> Any:
@@ -181,9 +149,8 @@ def _network(unet: Any, recipe: FineTune) -> Any:
     if recipe.lora_rank:
         unet = unet.bfloat16() if recipe.precision == "bf16" else unet.float()
         unet = lora.adapted(unet, recipe.lora_rank, recipe.lora_layers, recipe.seed)
-        for parameter in unet.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        for parameter in filter(lambda p: p.requires_grad, unet.parameters()):
+            parameter.data = parameter.data.float()
     else:
         unet = unet.float().requires_grad_(True)
     if recipe.checkpointing:
@@ -203,21 +170,14 @@ def _tuned(unet: Any, average: Any, recipe: FineTune) -> Any:
 
 
 def _objective(
-    network: nn.Module,
-    x0: Tensor,
-    eps: Tensor,
-    t: Tensor,
-    conditions: dict[str, Any],
-    schedule: Schedule,
-    prediction: str,
-    precision: str,
+    network: nn.Module, x0: Tensor, eps: Tensor, t: Tensor, conditions: dict[str, Any], aim: card.Card, precision: str
 ) -> Tensor:
     """|target - F(x_t, t, conditions)|^2, averaged over latents; t from 0."""
-    alpha = schedule.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
-    sigma = (1 - schedule.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    alpha = aim.schedule.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    sigma = (1 - aim.schedule.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = network(alpha * x0 + sigma * eps, t, return_dict=False, **conditions)[0]
-    return (target(prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
+    return (target(aim.prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
 
 
 def _example(n: int, T: int, recipe: FineTune, step: int) -> tuple[Tensor, ...]:
@@ -227,15 +187,15 @@ def _example(n: int, T: int, recipe: FineTune, step: int) -> tuple[Tensor, ...]:
     """
     places = range(step * recipe.batch, (step + 1) * recipe.batch)
     index = torch.stack([_order(n, recipe.seed, place // n)[place % n] for place in places])
-    g = generator(recipe.seed, step)
+    g = loop.generator(recipe.seed, step)
     seeds = torch.randint(2**63 - 1, (recipe.batch,), generator=g)
     t = torch.randint(T, (recipe.batch,), generator=g)
     drop = torch.rand(recipe.batch, generator=g) < recipe.unconditional
     flip = (torch.rand(recipe.batch, generator=g) < 0.5) & recipe.flip
-    seed_dropout(g)
+    loop.seed_dropout(g)
     return index, seeds, t, drop, flip
 
 
 @functools.lru_cache(2)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=generator(seed, epoch, 1))
+    return torch.randperm(n, generator=loop.generator(seed, epoch, 1))
