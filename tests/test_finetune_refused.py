@@ -1,0 +1,109 @@
+"""Recipes, models and launches that fine-tuning refuses: in a line, with the remedy, before any work."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+from accelerate.utils import DistributedType
+from tuning import RECIPE, write
+
+from zsnr.diffusers import tiny
+from zsnr.finetune import fine_tune, loop, lora, pipelines
+from zsnr.finetune.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 0}, "accumulate = 0"),
+        ({"lora_rank": -1}, "lora_rank = -1"),
+        ({"unconditional": 1.5}, r"unconditional = 1.5.*\[0, 1\]"),
+        ({"lora_rank": 2, "lora_layers": "some"}, "'some'; choose attention or all"),
+        ({"resolution": 10}, "resolution = 10: .* multiple of 4"),
+        ({"accumulate": 3}, r"batch of 4 does not divide over 1 processes of 3 micro-batches each: .* multiple of 3"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained(change, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fine_tune(tiny.stable_diffusion(), folder, dataclasses.replace(RECIPE, **change), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def zero_snr_of_eps(pipeline):
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: tiny.unconditional(), "DDPMPipeline cannot be fine-tuned here: load .* StableDiffusionPipeline"),
+        (lambda p: p.unet.register_to_config(in_channels=9), "9 channels, and the VAE has 4"),
+        (lambda p: lora.adapted(p.unet, 2, "attention", 0) and None, "has an adapter: fuse it"),
+        (lambda p: setattr(p.vae, "_hf_hook", object()), r"remove_all_hooks\(\)"),
+        (lambda p: setattr(p, "scheduler", diffusers.EDMEulerScheduler()), "EDMEulerScheduler has no table"),
+        (zero_snr_of_eps, "predicts v or x0"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_trained(change, message, folder, tmp_path):
+    pipeline = tiny.stable_diffusion()
+    pipeline = change(pipeline) or pipeline
+    with pytest.raises(ValueError, match=message):
+        fine_tune(pipeline, folder, dataclasses.replace(RECIPE, zero_snr=change is not zero_snr_of_eps), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("launched", "message"),
+    [
+        ({"mixed_precision": "fp16"}, "fp16, but the recipe says float32"),
+        ({"gradient_accumulation_steps": 2}, "`accumulate`"),
+        ({"distributed_type": DistributedType.FSDP}, "FSDP splits the weights"),
+        ({"num_processes": 3}, "does not divide over 3 processes of 1 micro-batches"),
+    ],
+)
+def test_a_launch_that_contradicts_the_recipe(launched, message):
+    usual = {"mixed_precision": "no", "gradient_accumulation_steps": 1, "num_processes": 1, "distributed_type": "NO"}
+    loop.check_launch(SimpleNamespace(**usual), RECIPE, 1)
+    with pytest.raises(ValueError, match=message):
+        loop.check_launch(SimpleNamespace(**usual | launched), RECIPE, 1)
+
+
+def test_a_checkpoint_that_only_some_machines_see(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Accelerator, "gather", lambda self, z: z.new_tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"not all processes see the checkpoint in .* every machine can read"):
+        fine_tune(tiny.stable_diffusion(), folder, RECIPE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "empty", "model_index.json is missing"),
+        ("--folder", "none", "no folder"),
+        ("--out", "taken", "taken is there already: choose"),
+        ("--batch", "0", "batch = 0"),
+    ],
+)
+def test_the_command_line_refuses_in_a_line(option, value, message, folder, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/fine_tune.json").touch()
+    monkeypatch.chdir(tmp_path)
+    given = {"--model": "empty", "--folder": str(folder), "--out": "out"} | {option: value}
+    with pytest.raises(SystemExit, match=message):
+        main([z for pair in given.items() for z in pair])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "taken"]
+
+
+def test_a_model_that_is_nowhere(monkeypatch):
+    def none(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", none)
+    with pytest.raises(FileNotFoundError, match=r"no folder some/model, and none to be had on the hub: no connection"):
+        pipelines.load("some/model")
