@@ -156,9 +156,7 @@ def _given(pairs: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _places(
-    tree: Mapping[str, Any], profile: str, sections: Sequence[str], own: bool
-) -> dict[str, Mapping[str, Any]]:
+def _places(tree: Mapping[str, Any], profile: str, sections: Sequence[str], own: bool) -> dict[str, Mapping[str, Any]]:
     """Where values may stand, by label: the sections, and the profile's `run` and `data` where they are."""
     if not isinstance(tree.get(profile), dict):
         raise Refused(f"no profile {profile}{_closest(profile, tree)}")

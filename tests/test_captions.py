@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tuning import COLOURS, RECIPE, write
 
-from zsnr.diffusers import tiny
+from lab.models import tiny
 from zsnr.finetune import captioned, captions, fine_tune, loop
 
 

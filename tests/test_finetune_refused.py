@@ -8,7 +8,7 @@ import pytest
 from accelerate.utils import DistributedType
 from tuning import RECIPE, write
 
-from zsnr.diffusers import tiny
+from lab.models import tiny
 from zsnr.finetune import fine_tune, loop, lora, pipelines
 from zsnr.finetune.__main__ import main
 

@@ -57,15 +57,20 @@ class Card:
         """Was it trained from zero terminal SNR on?"""
         return self.schedule is not None and self.schedule.zero_snr
 
+    @property
+    def steps(self) -> Schedule:
+        """The schedule; refused of a network that has none."""
+        if self.schedule is None:
+            raise ValueError("the network's card says that EDM's preconditioning wraps it: zsnr.edm.Preconditioned")
+        return self.schedule
+
     def check(self, prediction: str, schedule: Schedule, sigma_data: float | None = None) -> None:
         """Refuse to sample the network as what it is not.
 
         Raises:
             ValueError: saying what differs, and what the card has.
         """
-        if self.schedule is None:
-            raise ValueError("the network's card says that EDM's preconditioning wraps it: zsnr.edm.Preconditioned")
-        ours, theirs, wrong = self.schedule, schedule, []
+        ours, theirs, wrong = self.steps, schedule, []
         if prediction != self.prediction:
             wrong.append(f"it predicts {self.prediction}, not {prediction}")
         if theirs.T != ours.T:

@@ -70,7 +70,7 @@ def fine_tune(
         "training": "fine-tuning of a pipeline",
         "version": VERSION,
         "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("accumulate", "checkpointing")},
-        "schedule": hashlib.sha256(aim.schedule.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
+        "schedule": hashlib.sha256(aim.steps.sqrt_alpha_bar.numpy().tobytes()).hexdigest(),
         "pictures": names,
         "captions": texts,
         "scale of latents": [pipeline.vae.config.get(k) for k in ("scaling_factor", "shift_factor")],
@@ -80,7 +80,7 @@ def fine_tune(
         with encode.quiet(pipeline):
             average, history = loop.train(
                 unet,
-                lambda step: _example(len(pictures), aim.schedule.T, recipe, step),
+                lambda step: _example(len(pictures), aim.steps.T, recipe, step),
                 loss,
                 recipe,
                 scratch,
@@ -173,8 +173,8 @@ def _objective(
     network: nn.Module, x0: Tensor, eps: Tensor, t: Tensor, conditions: dict[str, Any], aim: card.Card, precision: str
 ) -> Tensor:
     """|target - F(x_t, t, conditions)|^2, averaged over latents; t from 0."""
-    alpha = aim.schedule.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
-    sigma = (1 - aim.schedule.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    alpha = aim.steps.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    sigma = (1 - aim.steps.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = network(alpha * x0 + sigma * eps, t, return_dict=False, **conditions)[0]
     return (target(aim.prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
