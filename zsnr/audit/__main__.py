@@ -25,15 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--shape", help="of what is denoised, such as 4,64,64")
     parser.add_argument("--exhaustive", action="store_true", help="probe every step of every count")
-    parser.add_argument(
-        "--step", action="append", default=[], metavar="NAME=NUMBER", help="argument of step, such as eta=1"
-    )
+    what = "argument of step, such as eta=1"
+    parser.add_argument("--step", action="append", default=[], metavar="NAME=NUMBER", help=what)
     options = parser.parse_args(arguments)
     try:
         shape = _numbers("--shape", "4,64,64", options.shape.split(","), int) if options.shape else None
-        pairs = [item.partition("=") for item in options.step]
-        values = _numbers("--step", "eta=1", [value for _, _, value in pairs], float)
-        step: dict[str, Any] = dict(zip([name for name, _, _ in pairs], values, strict=True))
+        pairs = (item.partition("=") for item in options.step)
+        step = {name: _numbers("--step", "eta=1", [value], float)[0] for name, _, value in pairs}
         report = audit(options.path, shape, options.exhaustive, **step)
     except (ValueError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)

@@ -33,40 +33,43 @@ class Levels:
     """A convention: time step -> angle -> position, the states at a level, and what a perfect model predicts for them.
 
     A state is a vector of coefficients: of the picture, then of each noise. What stands here is right for
-    x = cos(phi) x0 + sin(phi) eps.
+    x = cos(phi) x0 + sin(phi) eps, told by its angle.
     """
 
-    scale = 1.0  # the norm of a state
+    T, step, sigma_data = 1000, 1.0, 1.0
+    scale, unit = 1.0, 1.0  # the norm of a state; the data's std in it
     last_angle = math.pi / 2  # the noisiest level of the training
     first_step, last_step = -math.inf, math.inf  # the range of the time steps
-    final_positions: tuple[float, ...] = (0.0,)  # where sampling may end
+    final_angles: tuple[float, ...] = (0.0,)  # where sampling may end
     scales_input = True  # scale_model_input makes the model's input of a state
     scales_start = True  # init_noise_sigma is the size of the first state
 
-    def __init__(self, config: Any, prediction: str) -> None:
-        self.prediction, self.T = prediction, int(config.get("num_train_timesteps", 1000))
-        self.sigma_data = float(config.get("sigma_data", 1.0))
+    def __init__(self, prediction: str) -> None:
+        self.prediction = prediction
 
     def angle_of(self, step: float) -> float:
         """Angle of the level that the network is told by a time step; nan where there is none."""
-        raise NotImplementedError
+        return step * self.step
 
     def position(self, phi: float) -> float:
         """The level in training steps."""
-        raise NotImplementedError
+        return self.T * phi / (math.pi / 2)
 
-    def sigma(self, position: float) -> float:
-        """The way back, for the clean image and the grid's low end."""
-        raise NotImplementedError
+    def sigma(self, phi: float) -> float:
+        """The noise's std where the picture's is sigma_data; inf at zero SNR."""
+        return math.inf if phi >= math.pi / 2 else math.tan(phi) * self.sigma_data
 
     def state(self, phi: float) -> tuple[float, float]:
         """(signal, noise) of the model's input at a level."""
         c, s = cos_sin(phi)
-        return c * self.scale, s * self.scale
+        return c * self.scale / self.unit, s * self.scale
 
-    def parts(self, x: Tensor) -> tuple[float, float]:
-        """(signal, noise) of a state, in units of the data's std and of all noise together."""
-        return x[0].item(), x[1:].norm().item()
+    def measure(self, x: Tensor) -> tuple[float, float]:
+        """(angle, size) of a model's input; the size is 1 on the curve."""
+        signal, noise = x[0].item() * self.unit, x[1:].norm().item()
+        if not math.isfinite(signal + noise):
+            return math.nan, math.nan
+        return math.atan2(noise, signal), self.size(signal, noise)
 
     def size(self, signal: float, noise: float) -> float:
         """1 on the curve."""
@@ -76,30 +79,24 @@ class Levels:
         """What a perfect model predicts for a state of this picture and this noise, of norm 1."""
         if self.prediction != "v":
             return eps if self.prediction == "eps" else x0
-        signal, noise = self.parts(x)
-        phi = math.atan2(noise, signal)
+        phi, _ = self.measure(x)
         return self.scale * (math.cos(phi) * eps - math.sin(phi) * x0)
-
-    def within_rounding(self, reached: float, expected: float, largest_sigma: float) -> bool:
-        """Is a position missed by no more than float32, in which schedulers compute, makes of 80 - (80 - 0.0002)?"""
-        if not math.isfinite(reached + expected) or not largest_sigma < 1e4:
-            return False
-        return abs(self.sigma(reached) - self.sigma(expected)) < 1e-6 * largest_sigma
 
 
 class Table(Levels):
     """Steps 0 .. T - 1 of a table of alpha_bar."""
 
-    first_step, final_positions = 0, (-1.0, 0.0)  # it may end on the clean image, or on the table's first level
+    first_step = 0
 
-    def __init__(self, config: Any, prediction: str, scheduler: Any) -> None:
-        super().__init__(config, prediction)
+    def __init__(self, scheduler: Any, prediction: str) -> None:
+        super().__init__(prediction)
         a = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
         self.angle = torch.atan2((1 - a).clamp(min=0).sqrt(), a.clamp(min=0).sqrt()).numpy()
         self.angle[a.numpy() == 0] = math.pi / 2
         with np.errstate(divide="ignore"):
             self.log_sigma = np.log(np.sqrt(1 - a.numpy()) / np.sqrt(a.numpy())).clip(-100, 100)
         self.T, self.last_step, self.last_angle = len(a), len(a) - 1, float(self.angle[-1])
+        self.final_angles = (0.0, float(self.angle[0]))  # it may end on the clean image, or on the first level
         self.angle_at = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
 
     def angle_of(self, step: float) -> float:
@@ -115,12 +112,7 @@ class Table(Levels):
     def position(self, phi: float) -> float:
         if not phi > self.angle[0]:
             return phi / float(self.angle[0]) - 1
-        return float(np.interp(min(math.log(_sigma(phi)), 100.0), self.log_sigma, np.arange(self.T)))
-
-    def sigma(self, position: float) -> float:
-        if position < 0:
-            return math.tan((position + 1) * float(self.angle[0]))
-        return math.exp(float(np.interp(position, np.arange(self.T), self.log_sigma)))
+        return float(np.interp(min(math.log(self.sigma(phi)), 100.0), self.log_sigma, np.arange(self.T)))
 
 
 class Flow(Levels):
@@ -128,15 +120,16 @@ class Flow(Levels):
 
     scales_input = False
 
+    def __init__(self, config: Any) -> None:
+        super().__init__("flow")
+        self.T = int(config.get("num_train_timesteps", 1000))
+
     def angle_of(self, step: float) -> float:
         return math.atan2(step / self.T, 1 - step / self.T)
 
     def position(self, phi: float) -> float:
-        sigma = _sigma(phi)
+        sigma = self.sigma(phi)
         return self.T / (1 + 1 / sigma) if sigma else 0.0
-
-    def sigma(self, position: float) -> float:
-        return position / (self.T - position)
 
     def state(self, phi: float) -> tuple[float, float]:
         c, s = cos_sin(phi)
@@ -148,34 +141,23 @@ class Flow(Levels):
     def output(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         return eps - x0
 
-    def within_rounding(self, reached: float, expected: float, largest_sigma: float) -> bool:
-        return False
-
 
 class LogSigma(Levels):
     """ln(sigma) / 4, as EDM's networks are told; their input has unit variance where x0 has sigma_data."""
 
     def __init__(self, config: Any, prediction: str) -> None:
-        super().__init__(config, prediction)
-        self.sigma_min, self.last_angle = float(config.sigma_min), math.atan(config.sigma_max / self.sigma_data)
+        super().__init__(prediction)
+        self.sigma_min = float(config.sigma_min)
+        self.sigma_data = self.unit = float(config.get("sigma_data", 1.0))
+        self.last_angle = math.atan(config.sigma_max / self.sigma_data)
         if config.get("final_sigmas_type") == "sigma_min":
-            self.final_positions = (250 * math.log(2),)
+            self.final_angles = (math.atan(self.sigma_min / self.sigma_data),)
 
     def angle_of(self, step: float) -> float:
         return math.atan2(math.exp(4 * step), self.sigma_data)
 
     def position(self, phi: float) -> float:
-        return 250 * math.log1p(_sigma(phi) * self.sigma_data / self.sigma_min)
-
-    def sigma(self, position: float) -> float:
-        return self.sigma_min * math.expm1(position / 250)
-
-    def state(self, phi: float) -> tuple[float, float]:
-        c, s = cos_sin(phi)
-        return c / self.sigma_data, s
-
-    def parts(self, x: Tensor) -> tuple[float, float]:
-        return x[0].item() * self.sigma_data, x[1:].norm().item()
+        return 250 * math.log1p(self.sigma(phi) / self.sigma_min)
 
     def output(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         """F of D = c_skip x + c_out F."""
@@ -189,18 +171,10 @@ class Angle(Levels):
 
     scales_start = False
 
-    def __init__(self, config: Any, unit: float) -> None:
-        super().__init__(config, "v")
-        self.T, self.unit, self.scale = 1000, unit, self.sigma_data
-
-    def angle_of(self, step: float) -> float:
-        return step * self.unit
-
-    def position(self, phi: float) -> float:
-        return self.T * phi / (math.pi / 2)
-
-    def sigma(self, position: float) -> float:
-        return math.tan(position / self.T * math.pi / 2)
+    def __init__(self, config: Any, step: float) -> None:
+        super().__init__("v")
+        self.step, self.sigma_data = step, float(config.get("sigma_data", 1.0))
+        self.scale = self.sigma_data
 
 
 def levels(scheduler: Any) -> Levels:
@@ -213,15 +187,11 @@ def levels(scheduler: Any) -> Levels:
     prediction = NAMES.get(config.get("prediction_type", "epsilon"), "")
     table = getattr(scheduler, "alphas_cumprod", None)
     if prediction == "flow" or (table is None and re.search("FlowMa|EulerAncestralRF", name)):
-        return Flow(config, "flow")
+        return Flow(config)
     if hasattr(scheduler, "precondition_outputs") or config.get("timestep_type") == "continuous":
         return LogSigma(config, prediction)
     if name in ANGLES:
         return Angle(config, ANGLES[name])
     if table is None or not prediction:
         raise Unknown(f"{name} has no levels that are known here")
-    return Table(config, prediction, scheduler)
-
-
-def _sigma(phi: float) -> float:
-    return math.inf if phi >= math.pi / 2 else math.tan(phi)
+    return Table(scheduler, prediction)

@@ -59,6 +59,7 @@ class Landing:
     expected: float
     reached: float
     size: float = math.nan  # of the next input: 1 on the curve; nan where it is unknown; at the end, of the picture
+    sigma: float = math.nan  # that is left at the end
 
     @property
     def error(self) -> float:
@@ -118,17 +119,12 @@ class Probe:
         n = len(ts)
         if n <= first + self.order:
             return self.run(ts)
-        later = {n - 1}
-        if self.order == 1:
-            ways = -np.diff(ts)
-            later |= {int(ways.argmin()), int(ways.argmax())} - set(range(first))
-        ends = []
-        for k in sorted(later):
+        ways, ends = -np.diff(ts), []
+        later = {n - 1} | ({int(ways.argmin()), int(ways.argmax())} if self.order == 1 else set())
+        for k in sorted(later - set(range(first))):
             k -= k % self.order
             end = copy.copy(self.scheduler)
-            for name, value in vars(end).items():
-                if type(value) is list:
-                    setattr(end, name, list(value))
+            vars(end).update({name: list(value) for name, value in vars(end).items() if type(value) is list})
             if hasattr(end, "set_begin_index"):
                 end.set_begin_index(k)
             try:
@@ -146,33 +142,31 @@ class Probe:
         """The steps begin .. stop - 1 of the grid that is set, up to the first that is no number."""
         scheduler, levels, out = scheduler or self.scheduler, self.levels, []
         stop = len(ts) if stop is None else stop
-        x, memory, size, largest_sigma = None, None, math.nan, 0.0
+        x, memory, rounding = None, None, 0.0
         self.noise.drawn, self.noise.size = 0, 2 + self.draws * (stop - begin)
         for i in range(begin, stop):
-            phi = levels.angle_of(float(ts[i]))
+            phi, last = levels.angle_of(float(ts[i])), i + 1 == len(ts)
             if math.isnan(phi):
                 break  # no such level: the grid's fault
             factor = self.factor(scheduler, i)
-            if x is not None:
-                size = self.measure(x * factor)[1]
+            if x is None:
+                # float32, in which schedulers compute, makes so much of 80 - (80 - 0.0002)
+                rounding = 1e-6 * levels.sigma(phi) if levels.sigma(phi) < 1e4 else 0.0
+            else:
+                size = levels.measure(x * factor)[1]
                 out[-1].size = math.nan if self.signal_only else size
             if x is None or not (out[-1].error < HALF and abs(size - 1) < OFF_CURVE):
                 x = torch.zeros(self.noise.size, dtype=torch.float64)  # each step is judged by itself
-                x[:2] = self.state(phi, factor)
+                x[:2] = torch.tensor(levels.state(phi), dtype=x.dtype) / factor
             x, memory = self._step(scheduler, x, i, ts, memory)
-            angle = math.acos(min(1.0, x[0].item())) if self.signal_only else self.measure(x)[0]
-            reached = levels.position(angle)
-            if i + 1 < len(ts):
-                expected = levels.position(levels.angle_of(float(ts[i + 1])))
-            else:
-                expected = min(levels.final_positions, key=lambda final: abs(final - reached))
-            if i == begin:
-                largest_sigma = math.tan(phi) * levels.sigma_data
-            if levels.within_rounding(reached, expected, largest_sigma):
-                reached = expected
-            out.append(Landing(i, levels.position(phi), expected, reached))
-            if i + 1 == len(ts):  # the picture itself, not less of it
-                out[-1].size = x[0].item() / levels.scale
+            angle = math.acos(min(1.0, x[0].item())) if self.signal_only else levels.measure(x)[0]
+            goals = levels.final_angles if last else (levels.angle_of(float(ts[i + 1])),)
+            goal = min(goals, key=lambda goal: abs(levels.position(goal) - levels.position(angle)))
+            if abs(levels.sigma(angle) - levels.sigma(goal)) < rounding:
+                angle = goal
+            out.append(Landing(i, *map(levels.position, (phi, goal, angle))))
+            if last:  # the picture itself, not less of it
+                out[-1].size, out[-1].sigma = x[0].item() / levels.scale, levels.sigma(angle)
             if math.isnan(angle):
                 break
         return out
@@ -184,21 +178,10 @@ class Probe:
         one = torch.ones(1, dtype=torch.float64)
         return float(scheduler.scale_model_input(one, scheduler.timesteps[i]).item())
 
-    def state(self, phi: float, factor: float) -> Tensor:
-        """Coefficients (signal, noise) at a level, of the state that `factor` turns into the model's input."""
-        return torch.tensor(self.levels.state(phi), dtype=torch.float64) / factor
-
-    def measure(self, x: Tensor) -> tuple[float, float]:
-        """(angle, size) of a model's input; size is 1 on the curve."""
-        signal, noise = self.levels.parts(x)
-        if not math.isfinite(signal + noise):
-            return math.nan, math.nan
-        return math.atan2(noise, signal), self.levels.size(signal, noise)
-
     def _step(self, scheduler: Any, x: Tensor, i: int, ts: np.ndarray, memory: Any) -> tuple[Tensor, Any]:
         unit = torch.ones_like(x)
         unit[0] = X0
-        noise = self.levels.parts(x)[1]
+        noise = x[1:].norm().item()
         x0, eps = torch.zeros_like(x), x / noise if noise else torch.zeros_like(x)
         x0[0], eps[0] = 1.0, 0.0
         sample, output = ((y * unit).view(-1, 1, 1, 1) for y in (x, self.levels.output(x, x0, eps)))
