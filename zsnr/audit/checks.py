@@ -115,9 +115,9 @@ def _outside(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> list
 
 def _outliers(values: dict[int, int], slope: int = 0) -> list[int]:
     """Counts n > 4 whose value is not slope n + constant, as it is for most; of few steps, those where it is more."""
-    counted = Counter(v - slope * n for n, v in values.items()).most_common(1)
-    usual = counted[0][0] if counted else 0
-    return [n for n, v in values.items() if v - slope * n > usual or (v - slope * n < usual and n > 4)]
+    rest = {n: value - slope * n for n, value in values.items()}
+    usual = max(Counter(rest.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    return [n for n, value in rest.items() if value > usual or (value < usual and n > 4)]
 
 
 def _grids(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> None:
@@ -165,8 +165,7 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], shape: Se
 
 
 def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], exhaustive: bool) -> None:
-    known = {n: [one for one in steps if not math.isnan(one.expected)] for n, steps in landings.items()}
-    known = {n: steps for n, steps in known.items() if steps}
+    known = {n: told for n, steps in landings.items() if (told := [s for s in steps if not math.isnan(s.expected)])}
     empty = {n: lost[0] for n, steps in known.items() if (lost := [one for one in steps if math.isnan(one.reached)])}
     worst = {n: max(steps, key=lambda one: one.error) for n, steps in known.items() if n not in empty}
     report.errors |= dict.fromkeys(empty, math.nan) | {n: one.error for n, one in worst.items()}

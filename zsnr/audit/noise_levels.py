@@ -36,16 +36,16 @@ class Levels:
     x = cos(phi) x0 + sin(phi) eps, told by its angle.
     """
 
-    T, step, sigma_data = 1000, 1.0, 1.0
-    scale, unit = 1.0, 1.0  # the norm of a state; the data's std in it
+    step, sigma_data = 1.0, 1.0
+    p, scale, unit = 2, 1.0, 1.0  # a state's norm is the p-norm, and scale; the data's std in it is unit
     last_angle = math.pi / 2  # the noisiest level of the training
     first_step, last_step = -math.inf, math.inf  # the range of the time steps
     final_angles: tuple[float, ...] = (0.0,)  # where sampling may end
     scales_input = True  # scale_model_input makes the model's input of a state
     scales_start = True  # init_noise_sigma is the size of the first state
 
-    def __init__(self, prediction: str) -> None:
-        self.prediction = prediction
+    def __init__(self, config: Any, prediction: str) -> None:
+        self.prediction, self.T = prediction, int(config.get("num_train_timesteps", 1000))
 
     def angle_of(self, step: float) -> float:
         """Angle of the level that the network is told by a time step; nan where there is none."""
@@ -62,18 +62,15 @@ class Levels:
     def state(self, phi: float) -> tuple[float, float]:
         """(signal, noise) of the model's input at a level."""
         c, s = cos_sin(phi)
-        return c * self.scale / self.unit, s * self.scale
+        norm = math.hypot(c, s) if self.p == 2 else c + s
+        return c * self.scale / norm / self.unit, s * self.scale / norm
 
     def measure(self, x: Tensor) -> tuple[float, float]:
         """(angle, size) of a model's input; the size is 1 on the curve."""
         signal, noise = x[0].item() * self.unit, x[1:].norm().item()
         if not math.isfinite(signal + noise):
             return math.nan, math.nan
-        return math.atan2(noise, signal), self.size(signal, noise)
-
-    def size(self, signal: float, noise: float) -> float:
-        """1 on the curve."""
-        return math.hypot(signal, noise) / self.scale
+        return math.atan2(noise, signal), (math.hypot(signal, noise) if self.p == 2 else signal + noise) / self.scale
 
     def output(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         """What a perfect model predicts for a state of this picture and this noise, of norm 1."""
@@ -89,12 +86,10 @@ class Table(Levels):
     first_step = 0
 
     def __init__(self, scheduler: Any, prediction: str) -> None:
-        super().__init__(prediction)
+        super().__init__(scheduler.config, prediction)
         a = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
         self.angle = torch.atan2((1 - a).clamp(min=0).sqrt(), a.clamp(min=0).sqrt()).numpy()
-        self.angle[a.numpy() == 0] = math.pi / 2
-        with np.errstate(divide="ignore"):
-            self.log_sigma = np.log(np.sqrt(1 - a.numpy()) / np.sqrt(a.numpy())).clip(-100, 100)
+        self.log_sigma = (((1 - a) / a).log() / 2).clamp(-100, 100).numpy()
         self.T, self.last_step, self.last_angle = len(a), len(a) - 1, float(self.angle[-1])
         self.final_angles = (0.0, float(self.angle[0]))  # it may end on the clean image, or on the first level
         self.angle_at = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
@@ -118,11 +113,7 @@ class Table(Levels):
 class Flow(Levels):
     """Flow matching's straight path, x = (1 - t) x0 + t eps at time step T t; the velocity eps - x0 is predicted."""
 
-    scales_input = False
-
-    def __init__(self, config: Any) -> None:
-        super().__init__("flow")
-        self.T = int(config.get("num_train_timesteps", 1000))
+    p, scales_input = 1, False
 
     def angle_of(self, step: float) -> float:
         return math.atan2(step / self.T, 1 - step / self.T)
@@ -130,13 +121,6 @@ class Flow(Levels):
     def position(self, phi: float) -> float:
         sigma = self.sigma(phi)
         return self.T / (1 + 1 / sigma) if sigma else 0.0
-
-    def state(self, phi: float) -> tuple[float, float]:
-        c, s = cos_sin(phi)
-        return c / (c + s), s / (c + s)
-
-    def size(self, signal: float, noise: float) -> float:
-        return signal + noise
 
     def output(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         return eps - x0
@@ -146,7 +130,7 @@ class LogSigma(Levels):
     """ln(sigma) / 4, as EDM's networks are told; their input has unit variance where x0 has sigma_data."""
 
     def __init__(self, config: Any, prediction: str) -> None:
-        super().__init__(prediction)
+        super().__init__(config, prediction)
         self.sigma_min = float(config.sigma_min)
         self.sigma_data = self.unit = float(config.get("sigma_data", 1.0))
         self.last_angle = math.atan(config.sigma_max / self.sigma_data)
@@ -172,9 +156,9 @@ class Angle(Levels):
     scales_start = False
 
     def __init__(self, config: Any, step: float) -> None:
-        super().__init__("v")
-        self.step, self.sigma_data = step, float(config.get("sigma_data", 1.0))
-        self.scale = self.sigma_data
+        super().__init__(config, "v")
+        self.step = step
+        self.scale = self.sigma_data = float(config.get("sigma_data", 1.0))
 
 
 def levels(scheduler: Any) -> Levels:
@@ -187,7 +171,7 @@ def levels(scheduler: Any) -> Levels:
     prediction = NAMES.get(config.get("prediction_type", "epsilon"), "")
     table = getattr(scheduler, "alphas_cumprod", None)
     if prediction == "flow" or (table is None and re.search("FlowMa|EulerAncestralRF", name)):
-        return Flow(config)
+        return Flow(config, "flow")
     if hasattr(scheduler, "precondition_outputs") or config.get("timestep_type") == "continuous":
         return LogSigma(config, prediction)
     if name in ANGLES:

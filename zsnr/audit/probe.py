@@ -87,16 +87,14 @@ class Probe:
         if "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
             self.arguments = {"intermediate_timesteps": None} | arguments
         self.order = max(1, int(getattr(scheduler, "order", 1)))
+        self.multistep = hasattr(scheduler, "set_begin_index") or hasattr(scheduler, "ets")
         variance = str(config.get("variance_type", ""))
         self.learned = variance.startswith("learned")
         # a variance that is not the posterior's is a choice: the level is then read from the signal alone
         self.signal_only = variance.startswith("fixed_large")
-        self.multistep = hasattr(scheduler, "set_begin_index") or hasattr(scheduler, "ets")
-        self.count = 0
-        self.noise, self.draws = KnownNoise(), 2
-        count = min(10, self.levels.T)
+        self.noise, self.draws, self.count = KnownNoise(), 2, 0
         try:
-            steps = len(self.run(self.grid(count)))
+            steps = len(self.run(self.grid(min(10, self.levels.T))))
             self.draws = -(-self.noise.drawn // steps)
         except ValueError:
             pass  # it refuses this count
@@ -187,12 +185,12 @@ class Probe:
         sample, output = ((y * unit).view(-1, 1, 1, 1) for y in (x, self.levels.output(x, x0, eps)))
         if self.learned:
             output = torch.cat([output, torch.full_like(output, -1.0)], 1)  # the smallest variance, the posterior's
-        options = dict(self.options)
+        arguments = {"model_output": output, "timestep": scheduler.timesteps[i], "sample": sample} | self.options
         if "timestep_back" in self.signature:
-            options |= {"timestep_back": scheduler.timesteps[i - 1] if i else None, "old_pred_original_sample": memory}
+            before = scheduler.timesteps[i - 1] if i else None
+            arguments |= {"timestep_back": before, "old_pred_original_sample": memory}
         if "prev_timestep" in self.signature:
-            options |= {"prev_timestep": scheduler.timesteps[i + 1] if i + 1 < len(ts) else None}
-        arguments = {"model_output": output, "timestep": scheduler.timesteps[i], "sample": sample} | options
+            arguments["prev_timestep"] = scheduler.timesteps[i + 1] if i + 1 < len(ts) else None
         with self.noise if self.draws else contextlib.nullcontext():
             out = scheduler.step(**arguments, return_dict=False)
         return out[0].double().flatten() / unit, out[1] if len(out) > 1 else None
