@@ -12,15 +12,14 @@ from PIL import Image
 import zsnr
 from lab.models import tiny
 from zsnr import ZeroSNRScheduler
-from zsnr.audit import AuditError, audit
+from zsnr.audit import audit
 from zsnr.audit.__main__ import main
 from zsnr.diffusers import card, denoiser
 from zsnr.finetune import captions
 from zsnr.finetune.__main__ import main as tune_main
 
-ZERO = tiny.STABLE_DIFFUSION_1 | {
-    "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"
-}  # fmt: skip
+ZERO = tiny.STABLE_DIFFUSION_1 | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+ZERO |= {"rescale_betas_zero_snr": True}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +53,7 @@ def test_a_scheduler_for_its_config_is_taken_and_a_path_is_not():
 
 
 def test_what_would_change_the_table_is_refused_until_it_is_given_as_betas():
-    theirs = diffusers.CogVideoXDDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
-    )
+    theirs = diffusers.CogVideoXDDIMScheduler.from_config(ZERO)
     with pytest.raises(ValueError, match=r"snr_shift_scale = 3\.0 changes the table.*trained_betas"):
         ZeroSNRScheduler.from_config(theirs.config)
     betas = zsnr.from_scheduler(theirs).betas.tolist()
@@ -125,17 +122,6 @@ def test_broken_weights_and_cards_cannot_be_read(saved, tmp_path, capsys):
     assert "is no safetensors file" in capsys.readouterr().err
     with pytest.raises(ValueError, match="card cannot be read"):
         card.Card.from_json("{}")
-
-
-@pytest.mark.parametrize("shape", [(4, 64), (0, 64, 64), (4, -8, 8), (1, 4, 64, 64)])
-def test_shapes_that_are_none(shape):
-    with pytest.raises(AuditError, match=r"give \(channels, height, width\)"):
-        audit(DDIMScheduler(), shape)
-
-
-def test_a_class_is_not_a_scheduler():
-    with pytest.raises(AuditError, match=r"DDIMScheduler is a class: give an object"):
-        audit(DDIMScheduler)
 
 
 # pictures and folders

@@ -155,7 +155,8 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], shape: Se
         what = f"{high:.0%} of {usual} steps lie above sigma = {HIGH}, where the denoised image is the mean"
         report.add("note", "wasted steps", what, "use trailing steps, without Karras sigmas, or a grid in the angle")
     probe.grid(usual)
-    signal, noise = (part / probe.factor(probe.scheduler, 0) for part in levels.state(starts[usual]))
+    factor = probe.factor(probe.scheduler, 0) or math.nan
+    signal, noise = (part / factor for part in levels.state(starts[usual]))
     start, std = float(getattr(probe.scheduler, "init_noise_sigma", 1.0)), math.hypot(signal * levels.unit, noise)
     wrong = max(noise / start, start / std) - 1  # between the noise and all of the state
     if levels.scales_start and math.isfinite(wrong) and wrong > 1e-5:
