@@ -14,6 +14,7 @@ from PIL import Image
 from lab import ROOT
 from lab.models import data
 from lab.models.data import WORDS, level, word
+from zsnr.finetune.loop import generator
 
 SOURCE = ROOT / "data/fashion-mnist"
 
@@ -22,10 +23,6 @@ SOURCE = ROOT / "data/fashion-mnist"
 def fashion(split: str) -> data.Images:
     """Fails with `dvc pull` as the remedy in a checkout without data."""
     return data.load(SOURCE, split)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("split", "prefix", "n"), [("train", "train", 60000), ("test", "t10k", 10000)])
@@ -56,14 +53,14 @@ def test_a_picture_is_the_garment_where_it_is_and_the_backdrop_elsewhere():
 
 
 def test_the_level_is_read_back_from_a_picture():
-    levels = 2 * torch.rand(500, generator=seeded()) - 1
+    levels = 2 * torch.rand(500, generator=generator(0)) - 1
     x = fashion("test").compose(torch.arange(500), levels)
     torch.testing.assert_close(level(x), levels, rtol=0, atol=2e-6)
     torch.testing.assert_close(level(x.double()), levels.double(), rtol=0, atol=1e-12)
 
 
 def test_the_level_is_the_mean_of_the_240_pixels_of_the_frame():
-    x = torch.randn(5, 3, 32, 32, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(5, 3, 32, 32, generator=generator(0), dtype=torch.float64)
     frame = np.ones((32, 32), bool)
     frame[2:-2, 2:-2] = False
     assert frame.sum() == 240
@@ -77,7 +74,7 @@ def test_words_are_the_fifths():
 
 
 def test_drawn_levels_are_uniform_and_images_are_all_of_them():
-    x, conditions = fashion("test").draw(20000, seeded())
+    x, conditions = fashion("test").draw(20000, generator(0))
     levels = level(x).double()
     assert levels.mean().abs() < 4 / math.sqrt(3 * 20000)
     assert levels.var().item() == pytest.approx(1 / 3, rel=0.03)
@@ -88,7 +85,7 @@ def test_drawn_levels_are_uniform_and_images_are_all_of_them():
 
 def test_shares_of_words_and_of_pictures_without_condition():
     n = 20000
-    x, conditions = fashion("test").draw(n, seeded(), captioned=0.3, unconditional=0.2)
+    x, conditions = fashion("test").draw(n, generator(0), captioned=0.3, unconditional=0.2)
     assert conditions.shape == (n, 2)
     free, spoken = conditions[:, 0] == 10, conditions[:, 1] != len(WORDS)
     assert free.float().mean().item() == pytest.approx(0.2, abs=0.012)
@@ -101,19 +98,19 @@ def test_a_condition_is_the_class_of_its_picture():
     mask = torch.zeros(10, 1, 32, 32, dtype=torch.bool)
     mask[..., 10:20, 10:20] = True
     images = data.Images(torch.arange(5, 255, 25).byte().view(-1, 1, 1, 1) * mask, mask, torch.arange(10), data.CLASSES)
-    x, conditions = images.draw(200, seeded())
+    x, conditions = images.draw(200, generator(0))
     assert torch.equal(((x[:, 0, 15, 15] + 1) * 127.5 / 25).long(), conditions[:, 0])
 
 
 def test_all_or_no_condition():
     images = fashion("test")
-    assert (images.draw(200, seeded(), 1.0)[1] < torch.tensor([10, 5])).all()
-    assert (images.draw(200, seeded(), 1.0, 1.0)[1] == torch.tensor([10, 5])).all()
+    assert (images.draw(200, generator(0), 1.0)[1] < torch.tensor([10, 5])).all()
+    assert (images.draw(200, generator(0), 1.0, 1.0)[1] == torch.tensor([10, 5])).all()
 
 
 def test_a_draw_is_its_generators():
     images = fashion("test")
-    first, second, third = (images.draw(8, seeded(s), 0.5, 0.5) for s in (1, 1, 2))
+    first, second, third = (images.draw(8, generator(s), 0.5, 0.5) for s in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], third[0])
 
@@ -184,7 +181,7 @@ def test_any_folder_of_images(tmp_path, mode, channels):
         assert [("cats", "dogs", "image")[(g - 5) // 10 % 3] for g in images.image[:, 0, 0, 0].tolist()] == [
             images.classes[i] for i in images.label
         ]
-    x, conditions = test.draw(10, seeded(), captioned=1.0)
+    x, conditions = test.draw(10, generator(0), captioned=1.0)
     assert x.shape == (10, channels, 32, 32)
     torch.testing.assert_close(level(x), x[:, 0, 0, 0], rtol=0, atol=1e-5)
     assert torch.equal(conditions[:, 1], word(x[:, 0, 0, 0]))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from interrupted import Interrupted, draw, interrupted_after, same, seeded
 from torch import nn
 
 from lab.models import edm_training
@@ -13,18 +14,9 @@ from lab.models.augment import LABELS
 from lab.models.edm_training import AugmentedUNet, EDMRecipe, _example, fit, loss_curve, objective, set_dropout
 from lab.models.network import ConditionalUNet
 from zsnr import edm
-from zsnr.finetune import loop
 
 COLUMNS = ("vp", "ve", "iddpm", "edm")
 SIGMAS = (0.002, 0.05, 0.59, 3.0, 80.0)
-
-
-def seeded(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def draw(n: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(n, 1, 8, 8, generator=g) / 2, torch.zeros(n, 2, dtype=torch.long)
 
 
 def unet(seed: int = 0) -> AugmentedUNet:
@@ -254,10 +246,6 @@ def test_an_example_depends_on_seed_and_step_and_is_augmented_where_it_should_be
 RECIPE = EDMRecipe(images=48, batch=4, lr=1e-2, warmup=8, ema_halflife=16, augment=0.5, clip=1.0)
 
 
-class Interrupted(Exception):
-    pass
-
-
 def start() -> AugmentedUNet:
     net = unet()
     set_dropout(net, 0.2)
@@ -270,29 +258,13 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [3, 2, 4]], ids=str)
-def test_an_interrupted_training_ends_as_one_that_was_not(stops, uninterrupted, monkeypatch, tmp_path):
-    clock = itertools.count(0, 100)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-
-    def interrupted_after(steps):
-        left = itertools.count(-1)  # a draw before the first step names the checkpoint
-
-        def some(n, g):
-            if next(left) == steps:
-                raise Interrupted
-            return draw(n, g)
-
-        return some
-
+def test_an_interrupted_training_ends_as_one_that_was_not(stops, uninterrupted, saving_always, tmp_path):
     for steps in stops:
         with pytest.raises(Interrupted):
             fit(start(), interrupted_after(steps), RECIPE, tmp_path)
     average, history = fit(start(), interrupted_after(12 - sum(stops)), RECIPE, tmp_path)
-    whole, its_history = uninterrupted
-    assert all(
-        torch.equal(a, b) for a, b in zip(average.state_dict().values(), whole.state_dict().values(), strict=True)
-    )
-    assert history == its_history
+    assert same(average, uninterrupted[0])
+    assert history == uninterrupted[1]
 
 
 def test_a_checkpoint_belongs_to_its_recipe(uninterrupted, tmp_path):

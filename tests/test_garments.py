@@ -5,13 +5,12 @@ import json
 
 import pytest
 import torch
+from interrupted import Interrupted, interrupted_after, same
 from PIL import Image
 
-from lab.models import data, text_data
+from lab.models import data, text_data, tiny
 from zsnr import brightness
 from zsnr.finetune.loop import generator
-
-pytest.importorskip("diffusers")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,6 @@ def images():
 
 @pytest.fixture(scope="module")
 def vae():
-    from lab.models import tiny
-
     return tiny.stable_diffusion().vae
 
 
@@ -90,28 +87,16 @@ def test_the_trained_vae_carries_the_level_in_latents_of_unit_std(images, vae, t
     assert all(p.requires_grad for p in trained.parameters())
 
 
-def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_path, monkeypatch, capsys):
+def test_the_vae_goes_on_from_a_checkpoint_to_the_same_weights(images, vae, tmp_path, saving_always, capsys):
     whole, _ = text_data.autoencoder(vae, images, tmp_path / "whole", pictures=64, batch=16)
-    real, calls = images.draw, []
-
-    def dies(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == 4:  # two steps in: the loop looks at its first pictures once more, for the checkpoint's name
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(
-        "zsnr.finetune.loop.time.monotonic", iter(range(0, 10**6, 100)).__next__
-    )  # a checkpoint each step
-    monkeypatch.setattr(data.Images, "draw", lambda self, *a, **k: dies(*a, **k))
-    with pytest.raises(KeyboardInterrupt):
-        text_data.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.Images, "draw", interrupted_after(2, data.Images.draw))
+        with pytest.raises(Interrupted):
+            text_data.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
     resumed, _ = text_data.autoencoder(vae, images, tmp_path / "cut", pictures=64, batch=16)
     assert "going on from" in capsys.readouterr().err
     assert resumed.config.scaling_factor == whole.config.scaling_factor
-    for a, b in zip(resumed.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert same(resumed, whole)
 
 
 @pytest.mark.parametrize(("name", "value"), [("images", 0), ("batch", -1), ("lr", 0.0)])

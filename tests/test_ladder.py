@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from interrupted import seeded as normal
 from torch import nn
 
 from lab.measure import sweep
@@ -24,8 +25,7 @@ from zsnr.samplers import churn, heun
 F = EDMRecipe(sigma_data=0.59, images=45_000, batch=64, lr=1e-3, warmup=2250, ema_halflife=5000, augment=0.12, seed=3)
 
 
-def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+seeded = partial(normal, dtype=torch.float64)
 
 
 # rungs

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from interrupted import Interrupted
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -304,10 +305,6 @@ def test_a_pipeline_in_half_precision_is_trained_in_float32_and_stays_in_its_own
     result, _ = fine_tune(half, folder, dataclasses.replace(RECIPE, images=8), tmp_path)
     assert {p.dtype for p in result.unet.parameters()} == {torch.float16}
     assert half.vae.dtype == torch.float16
-
-
-class Interrupted(Exception):
-    pass
 
 
 class Two(nn.Module):

@@ -1,8 +1,7 @@
-"""The tiny pipelines are what they stand in for: diffusers' classes, saved and loaded, with a tokenizer that reads."""
+"""The tiny pipelines are what they stand in for: diffusers' classes, with a tokenizer that reads."""
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 
 from lab.models import tiny
 
@@ -29,17 +28,3 @@ def test_a_seed_gives_the_weights_and_leaves_torchs_own_numbers_alone(kind):
     weights = [torch.cat([p.flatten() for p in pipe.unet.parameters()]) for pipe in (one, two, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-
-
-@pytest.mark.parametrize("kind", BUILD)
-def test_they_are_saved_and_loaded(kind, tmp_path):
-    pipe = tiny.quiet(BUILD[kind]())
-    pipe.save_pretrained(tmp_path)
-    again = tiny.quiet(DiffusionPipeline.from_pretrained(tmp_path))
-    assert type(again) is type(pipe)
-    arguments = {"num_inference_steps": 2, "output_type": "pt"}
-    if kind != "unconditional":
-        arguments |= {"prompt": "a black cat", "height": 32, "width": 32}
-    one, two = (p(generator=torch.Generator().manual_seed(0), **arguments).images for p in (pipe, again))
-    # a kernel's rounding depends on where its weights lie in memory
-    torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(two), rtol=0, atol=1e-5)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupted import Interrupted, draw, interrupted_after, same, seeded
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -30,17 +31,9 @@ ZERO_SNR = rescale_zero_terminal_snr(SD)
 FEW = Schedule(torch.tensor([0.96, 0.6, 0.28], dtype=torch.float64))  # cos; the sines are .28, .8, .96
 
 
-def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def unet(seed: int = 0) -> ConditionalUNet:
     torch.manual_seed(seed)
     return ConditionalUNet(widths=(16,))
-
-
-def draw(n: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(n, 1, 8, 8, generator=g) / 2, torch.zeros(n, 2, dtype=torch.long)
 
 
 class Scalar(nn.Module):
@@ -205,33 +198,6 @@ def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(change, sche
 RECIPE = ScheduleRecipe("v", images=48, batch=4, lr=1e-2, warmup=8, ema_halflife=16, offset_noise=0.1)
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-@pytest.fixture
-def saving_always(monkeypatch):
-    """A clock by which every step takes long enough for a checkpoint."""
-    clock = itertools.count(0, 100)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupted_after(steps: int, draw=draw):
-    """`draw`, that raises at the step after so many (a draw before the first step names the checkpoint)."""
-    left = itertools.count(-1)
-
-    def some(n, g):
-        if next(left) == steps:
-            raise Interrupted
-        return draw(n, g)
-
-    return some
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path_factory.mktemp("uninterrupted"))
@@ -283,13 +249,6 @@ def test_a_checkpoint_belongs_to_what_it_was_made_from(change, saving_always, tm
 
     fit(net, counted, schedule, recipe, tmp_path)
     assert len(drawn) - 1 == (7 if change == "nothing" else 12)
-
-
-def test_a_finished_training_is_not_repeated(uninterrupted, tmp_path):
-    fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
-    average, history = fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path)
-    assert same(average, uninterrupted[0])
-    assert history == uninterrupted[1]
 
 
 def test_a_trained_network_can_be_trained_on(uninterrupted, tmp_path):
