@@ -3,7 +3,7 @@
 import ast
 import re
 import shlex
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 import jupytext
@@ -60,6 +60,7 @@ def test_every_notebook_has_a_stage():
 def test_a_stage_passes_parameters_that_its_notebook_declares(stage):
     """Names, keys of params.yaml and types: what the run would refuse, refused before an hour of training."""
     tracked = [key for dep in stage.params for key in dep.params]
+    assert all(reduce(lambda tree, key: tree[key], key.split("."), PARAMS) for key in tracked), "not in params.yaml"
     for call in calls(stage):
         filled(call)
         assert not {key for key in read_by(call) if not any(f"{key}.".startswith(f"{name}.") for name in tracked)}
