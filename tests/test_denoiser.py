@@ -111,6 +111,12 @@ def test_two_points_have_edms_closed_form(sigma):
     torch.testing.assert_close(math.cos(phi) ** 2 * x - math.sin(phi) * v, torch.tanh(x / sigma**2))
 
 
+@pytest.mark.parametrize("bad", [[1, math.inf], [1, math.nan], [1, -1, 2], [2, -1], [0, 0], [1], [[1, 1]]], ids=str)
+def test_weights_that_are_no_probabilities_are_refused(bad):
+    with pytest.raises(ValueError, match=r"weights of sum .*: give 2, one a point, finite and >= 0"):
+        Empirical(POINTS[:2], torch.tensor(bad))
+
+
 FOREGROUND, MASK = normal(3, 2, 4, 4).clamp(-1, 1), torch.rand(3, 1, 4, 4, generator=G) < 0.5
 BACKDROP = UniformBackdrop(FOREGROUND, MASK)
 

@@ -64,11 +64,12 @@ TABLE = {
     "VP": vp_table(19.9, 0.1),
     "VP gentle": vp_table(3.0, 0.5),
     "VP constant": vp_table(0.0, 2.0),
+    "VP from rest": vp_table(19.9, 0.0),
 }
 # the time at which each reaches sigma = 100, by its formula
 END = {"angle": math.atan(100), "flow": 100 / 101, "EDM": 100.0, "VE": 1e4, "VP": 0.96, "VP gentle": 2.4}
 SDES = {name: from_sde(*TABLE[name][4:], END[name], name) for name in END}
-CLOSED = PATHS | {"VP gentle": vp(3.0, 0.5), "VP constant": vp(0.0, 2.0)}
+CLOSED = PATHS | {"VP gentle": vp(3.0, 0.5), "VP constant": vp(0.0, 2.0), "VP from rest": vp(19.9, 0.0)}
 ALL = [(path, TABLE[name]) for name, path in [*CLOSED.items(), *SDES.items()]]
 every_path = pytest.mark.parametrize(("path", "table"), ALL, ids=[*CLOSED, *(f"SDE {name}" for name in SDES)])
 
@@ -223,7 +224,9 @@ def test_samplers_refuse_to_start_where_a_path_does_not_reach(run, path, grid, m
         SAMPLERS[run](never, X, grid, path=path, generators=G)
 
 
-@pytest.mark.parametrize(("beta_d", "beta_min"), [(19.9, 0.0), (19.9, -1.0), (-1.0, 1.0), (-2.0, 1.0), (math.nan, 0.1)])
+@pytest.mark.parametrize(
+    ("beta_d", "beta_min"), [(0.0, 0.0), (19.9, -1.0), (-1.0, 1.0), (math.nan, 0.1), (math.inf, 0.1)]
+)
 def test_betas_for_which_noise_does_not_rise_are_refused(beta_d, beta_min):
     with pytest.raises(ValueError, match=f"got {beta_min} and {beta_d}"):
         vp(beta_d, beta_min)

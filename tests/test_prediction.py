@@ -75,6 +75,14 @@ def test_an_unknown_prediction_is_refused(convert):
         convert(EPS, EPS, 1.0, "epsilon")
 
 
+@pytest.mark.parametrize("wrong", [EPS[:1], EPS[:, :, :1], EPS[None], EPS.mean()], ids=lambda w: str(w.shape))
+@pytest.mark.parametrize("given", PREDICTIONS)
+@pytest.mark.parametrize("convert", CONVERT.values())
+def test_an_answer_that_would_be_broadcast_is_refused(convert, given, wrong):
+    with pytest.raises(ValueError, match=r"an answer of shape \(.*\) to a state of shape \(3, 1, 4, 4\): give"):
+        convert(wrong, EPS, 1.0, given)
+
+
 def test_targets_are_what_conversions_invert():
     phi = torch.tensor([0.1, 1.0, RIGHT], dtype=torch.float64).view(-1, 1, 1, 1)
     x = phi.cos() * X0 + phi.sin() * EPS

@@ -8,12 +8,13 @@ import pytest
 import torch
 from sampling import ALL, DETERMINISTIC, FIXED_STEP, RIGHT, STOCHASTIC, never, seeded, slope, variances, with_generators
 
+import zsnr
 from zsnr.denoisers import Gaussian
-from zsnr.grids import grid, karras, power, uniform
+from zsnr.grids import geometric, grid, power, uniform
 from zsnr.noise import generators, randn
 from zsnr.path import FLOW
 from zsnr.prediction import cos_sin
-from zsnr.samplers import churn, ddim, ddpm, euler, euler_maruyama, heun, rk2, rk45
+from zsnr.samplers import SAMPLERS, churn, ddim, ddpm, euler, euler_maruyama, heun, rk2, rk45
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 SD = stable_diffusion()
@@ -198,7 +199,7 @@ def test_generators_are_needed_where_there_is_noise(run):
 
 NOTHING = {
     ddim: {"eta": [-0.1, 1.5, math.nan]},
-    rk2: {"alpha": [0.0, -1.0, math.nan, math.inf]},
+    rk2: {"alpha": [0.0, -1.0, 1e-8, 9e-4, math.nan, math.inf]},
     rk45: {"rtol": [0.0, -1e-5, math.nan], "atol": [0.0, -1e-5, math.nan]},
     churn: {
         "S_churn": [-1.0, math.nan, math.inf],
@@ -210,7 +211,8 @@ NOTHING = {
     euler_maruyama: {"rate": [-1.0, math.nan, math.inf], "S_tmin": [2.0]},
 }
 REMEDY = {
-    "eta": r"lies in \[0, 1\]", "alpha": "above 0", "rtol": "must be above 0", "atol": "must be above 0",
+    "eta": r"lies in \[0, 1\]", "alpha": "above 0, and .001 at least, to keep digits", 
+    "rtol": "must be above 0", "atol": "must be above 0",
     "rate": "give rate >= 0", "order": "2 for Heun steps, 1 for Euler steps",
 }  # fmt: skip
 
@@ -252,12 +254,44 @@ every_sampler = pytest.mark.parametrize("run", ALL.values(), ids=ALL)
 
 
 @every_sampler
+@pytest.mark.parametrize("bad", [math.nan, math.inf, torch.int64, torch.bool])
+def test_noise_that_is_no_noise_is_refused_before_any_evaluation(run, bad):
+    noise, number = NOISE.clone(), isinstance(bad, float)
+    noise[2, 3] = bad if number else 0
+    message = "noise to start from holds NaN or inf" if number else f"noise to start from is {bad}(.|\n)*noise.float"
+    with pytest.raises(ValueError, match=message):
+        run(never, noise if number else noise.to(bad), uniform(3), generators=G)
+
+
+WRONG = {"one": lambda v: v[:1], "column": lambda v: v[:, :1], "twice": lambda v: v.repeat(2, 1), "scalar": torch.mean}
+
+
+@every_sampler
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_an_answer_of_another_shape_is_refused(run, wrong):
+    with pytest.raises(ValueError, match=r"an answer of shape \(.*\) to a state of shape \(4, 8\)"):
+        run(lambda x, phi: wrong(GAUSSIAN(x, phi)), NOISE, uniform(3), generators=G)
+
+
+def test_the_drop_in_refuses_it_too():
+    scheduler, x = zsnr.ZeroSNRScheduler(prediction_type="v_prediction"), NOISE.view(4, 2, 2, 2)
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match=r"an answer of shape \(1, 2, 2, 2\) to a state of shape \(4, 2, 2, 2\)"):
+        scheduler.step(x[:1], scheduler.timesteps[0], x)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_noise_that_is_no_number_is_refused_before_any_evaluation(run, bad):
-    noise = NOISE.clone()
-    noise[2, 3] = bad
-    with pytest.raises(ValueError, match="noise to start from holds NaN or inf"):
-        run(never, noise, uniform(3), generators=G)
+@pytest.mark.parametrize("when", [0, 2])
+@pytest.mark.parametrize("name", ALL)
+def test_a_denoiser_that_answers_no_number_is_named_with_its_sampler(name, when, bad):
+    calls, message = iter(range(99)), f"NaN or inf (from|in) {name.split(',')[0]}(.|\n)*check weights and dtype"
+    with pytest.raises(FloatingPointError, match=message):
+        ALL[name](lambda x, phi: x * (bad if next(calls) == when else 1), NOISE, uniform(3), generators=G)
+
+
+def test_what_overflows_is_named_with_its_dtype():
+    with pytest.raises(FloatingPointError, match=r"from dpmpp_2m(.|\n)*float16 ends at 65504"):
+        SAMPLERS["dpmpp_2m"](GAUSSIAN, (1e4 * NOISE).half(), geometric(20))
 
 
 @pytest.mark.parametrize("run", [*ALL.values(), functools.partial(churn, S_churn=1e-15)], ids=[*ALL, "least churn"])
@@ -294,9 +328,9 @@ def test_float32_noise_stays_float32_and_finite_from_zero_snr(run, angles):
 
 @pytest.mark.parametrize("run", FIXED_STEP.values(), ids=FIXED_STEP)
 def test_progress_goes_to_stderr(run, capsys):
-    plain = run(GAUSSIAN, NOISE, karras(5), generators=generators(range(4)))
+    plain = run(GAUSSIAN, NOISE, uniform(5), generators=generators(range(4)))
     assert capsys.readouterr() == ("", "")
-    shown = run(GAUSSIAN, NOISE, karras(5), generators=generators(range(4)), progress=True)
+    shown = run(GAUSSIAN, NOISE, uniform(5), generators=generators(range(4)), progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "5/5" in err

@@ -2,10 +2,11 @@
 
 import functools
 import math
+import re
 
 import pytest
 import torch
-from sampling import RIGHT, by_algebra, marginal, seeded, slope, variances
+from sampling import RIGHT, by_algebra, marginal, never, seeded, slope, variances
 
 from zsnr.denoisers import Gaussian
 from zsnr.grids import karras, power, uniform
@@ -266,6 +267,32 @@ def test_euler_maruyama_along_edms_path_is_equation_6(rate):
         score, dt, beta = (denoised(x, t[i]) - x) / t[i] ** 2, t[i] - t[i + 1], rate / t[i]
         x = x + (t[i] + beta * t[i] ** 2) * score * dt
         x = x + math.sqrt(2 * beta * dt) * t[i] * randn(x.shape, gens, torch.float64)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.3], ids=["stable", "beyond"])
+@pytest.mark.parametrize("rate", [0.25, 0.5, 1.0, 2.0])
+def test_euler_maruyama_beyond_its_stable_step_is_refused(rate, kept):
+    """From any sigma: steps that take 1 / (1 + rate) of it are taken; larger ones leave the noise named."""
+    sigma, left = [1e6], 0.0
+    while sigma[-1] > 0.01:
+        a, b = sigma[-1], sigma[-1] * kept * rate / (1 + rate)
+        sigma.append(b)
+        left = math.hypot((1 - (1 + rate) * (a - b) / a) * left, math.sqrt(2 * rate * (a - b) / a) * a)
+    left /= math.hypot(1, b)
+    grid = [*map(math.atan, sigma), 0.0]
+    run = functools.partial(euler_maruyama, rate=rate, path=EDM, generators=G)
+    if kept == 1:
+        assert left < 5
+        assert run(GAUSSIAN, NOISE, grid).std() < 10
+    else:
+        message = f"noise of std {left:.3g} would be left: at rate = {rate}, a step may take 1 / (1 + rate) = "
+        with pytest.raises(ValueError, match=re.escape(message + f"{1 / (1 + rate):.3g} of sigma")):
+            run(never, NOISE, grid)
+
+
+def test_few_steps_of_euler_maruyama_from_a_high_level_are_refused():
+    with pytest.raises(ValueError, match=r"noise of std 5\.14e\+03 would be left"):
+        euler_maruyama(never, NOISE, karras(5, sigma_max=1e4), generators=G)
 
 
 # where peers are wrong

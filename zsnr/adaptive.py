@@ -15,6 +15,7 @@ from zsnr.denoisers import Denoiser
 from zsnr.grids import check_grid
 from zsnr.noise import check_noise
 from zsnr.path import ANGLE, Path
+from zsnr.prediction import answer, check_finite
 
 Callback = Callable[[int, float, Tensor, Tensor], None] | None
 
@@ -32,8 +33,8 @@ def rk45(
     """scipy's adaptive RK45 along a path, from the grid's first level to its last above 0, then the rotation.
 
     The levels between are the solver's choice, one for the whole batch; it works in float64 on the CPU. The callback
-    is called at each evaluation, the rotation's among them. Needs scipy. The other arguments are
-    those of `zsnr.samplers`.
+    is called at each evaluation, with that state, and for the rotation. Needs scipy. The other arguments are those of
+    `zsnr.samplers`.
 
     Raises:
         ValueError: the solver gave up (its message says why), or tolerances are not above 0.
@@ -45,25 +46,25 @@ def rk45(
     angles = check_grid(grid)
     shape, last, count = check_noise(noise).shape, angles[-2], 0
 
-    def rate(t: float, y):  # type: ignore[no-untyped-def]
+    def ask(x: Tensor, phi: float) -> Tensor:
         nonlocal count
-        p = first if t == first.t else path.at(path.angle(t))  # exactly pi/2 at zero SNR
-        x = torch.from_numpy(y).view(shape).to(noise.device) / p.n
-        v = denoiser(x.to(noise), p.phi).to(x)
+        v = check_finite(answer(denoiser(x.to(noise), phi), x), f"in rk45 at angle {phi:.6g}")
         if callback is not None:
-            callback(count, p.phi, x, v)
+            callback(count, phi, x, v)
         count += 1
-        return (p.dn * x + p.n * p.dphi * v).flatten().cpu().numpy()
+        return v
+
+    def rate(t: float, y):  # type: ignore[no-untyped-def]
+        p = first if t == first.t else path.at(path.angle(t))  # exactly pi/2 at zero SNR
+        x = torch.from_numpy(y).view(shape) / p.n
+        return (p.dn * x + p.n * p.dphi * ask(x, p.phi)).flatten().numpy()
 
     x = noise
     if len(angles) > 2:
         first, final = path.at(angles[0]), path.at(last)
-        start = (noise.double() * first.n).flatten().cpu().numpy()
+        start = (noise.cpu().double() * first.n).flatten().numpy()
         result = solve_ivp(rate, (first.t, final.t), start, "RK45", t_eval=[final.t], rtol=rtol, atol=atol)
         if not result.success:
             raise ValueError(f"RK45 gave up ({result.message}): loosen rtol = {rtol} and atol = {atol}")
         x = (torch.from_numpy(result.y[:, -1]).view(shape) / final.n).to(noise)
-    v = denoiser(x, last).to(x)
-    if callback is not None:
-        callback(count, last, x, v)
-    return torch.mul(x, math.cos(last)).sub_(v, alpha=math.sin(last))
+    return torch.mul(x, math.cos(last)).sub_(ask(x, last), alpha=math.sin(last))

@@ -9,14 +9,15 @@ Source: Lin et al. 2023, Sec. 3.2 (network); Karras et al. 2022, App. B.3 (finit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zsnr.prediction import check_prediction, cos_sin, to_v
-from zsnr.schedule import Schedule
+from zsnr.prediction import check_finite, check_prediction, cos_sin, to_v
+from zsnr.schedule import Schedule, exact
 
 Denoiser = Callable[[Tensor, float], Tensor]
 
@@ -41,13 +42,7 @@ class NetworkDenoiser:
     """
 
     def __init__(
-        self,
-        network: torch.nn.Module,
-        schedule: Schedule,
-        prediction: str,
-        *,
-        whole_steps: bool = False,
-        **conditions: Any,
+        self, network: nn.Module, schedule: Schedule, prediction: str, *, whole_steps: bool = False, **conditions: Any
     ) -> None:
         check_prediction(prediction, schedule)
         if (card := getattr(network, "card", None)) is not None:
@@ -64,17 +59,11 @@ class NetworkDenoiser:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:
-        step = torch.full((len(x),), self.step(phi), device=self.device)
-        if self.whole_steps:
-            step = step.long()
+        at = self.step(phi)
+        step = torch.full((len(x),), int(at) if self.whole_steps else at, device=self.device)
         output = self.network(x.to(self.device, self.dtype), step, **self.conditions)
-        output = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).to(x)
-        if not torch.isfinite(output).all():
-            raise FloatingPointError(
-                f"the network returned NaN or inf at angle {phi:.6g} (step {self.step(phi):.6g}): check its weights, "
-                "its dtype (float16 overflows; try bfloat16 or float32) and its input"
-            )
-        return to_v(output, x, phi, self.prediction)
+        output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        return to_v(check_finite(output, f"at angle {phi:.6g} (step {at:.6g})"), x, phi, self.prediction)
 
 
 class Gaussian:
@@ -91,8 +80,7 @@ class Gaussian:
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float64)
-        covariance = torch.as_tensor(covariance, dtype=torch.float64)
+        self.mean, covariance = exact(mean), exact(covariance)
         n = self.mean.numel()
         self.basis: Tensor | None = None
         if covariance.shape == self.mean.shape:
@@ -102,10 +90,8 @@ class Gaussian:
                 raise ValueError("the covariance is not symmetric")
             self.variance, self.basis = torch.linalg.eigh(covariance)
         else:
-            raise ValueError(
-                f"covariance of shape {tuple(covariance.shape)} for a mean of shape {tuple(self.mean.shape)}: give "
-                f"the variances in the mean's shape, or a ({n}, {n}) matrix"
-            )
+            wrong, right = tuple(covariance.shape), tuple(self.mean.shape)
+            raise ValueError(f"covariance of shape {wrong}: give variances of shape {right} or a ({n}, {n}) matrix")
         if self.variance.min() < -1e-12 * self.variance.max() or not torch.isfinite(self.variance).all():
             raise ValueError(f"not a covariance: its smallest eigenvalue is {self.variance.min().item()}")
         self.variance = self.variance.clamp(min=0)
@@ -144,18 +130,16 @@ class Empirical:
     """
 
     def __init__(self, points: Tensor, weights: Tensor | None = None) -> None:
-        self.points = torch.as_tensor(points, dtype=torch.float64)
-        weights = torch.ones(len(self.points)) if weights is None else torch.as_tensor(weights)
-        if weights.shape != self.points.shape[:1] or not (weights >= 0).all() or not weights.sum() > 0:
-            raise ValueError(
-                f"weights of shape {tuple(weights.shape)} for {len(points)} points: one each, none negative"
-            )
-        self.log_weight = weights.double().log()
+        self.points = exact(points)
+        weights = exact(torch.ones(len(self.points)) if weights is None else weights)
+        if weights.shape != self.points.shape[:1] or (weights < 0).any() or not 0 < weights.sum() < math.inf:
+            raise ValueError(f"weights of sum {weights.sum():g}: give {len(points)}, one a point, finite and >= 0")
+        self.log_weight = weights.log()
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
-        y, flat = self.points.to(x.device).flatten(1), x.to(torch.float64).flatten(1)
+        y, state = self.points.flatten(1), x.cpu()
         # the terms of the square that do not depend on i cancel in the softmax
-        logits = (c * flat @ y.T - c * c / 2 * y.square().sum(1)) / s**2 + self.log_weight.to(x.device)
+        logits = (c * state.double().flatten(1) @ y.T - c * c / 2 * y.square().sum(1)) / s**2 + self.log_weight
         mean = (logits.softmax(1) @ y).view(x.shape)
-        return ((c * x - mean) / s).to(x)
+        return ((c * state - mean) / s).to(x)

@@ -28,7 +28,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zsnr import grids
-from zsnr.prediction import cos_sin
+from zsnr.prediction import answer, check_finite, cos_sin
+from zsnr.schedule import exact
 
 
 @dataclass(frozen=True)
@@ -173,17 +174,17 @@ class Preconditioned(nn.Module):
         self.network, self.column = network, column
 
     def forward(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
-        """x (B, ...) with noise of std sigma (B,) -> D (B, ...), in x's dtype, at least float32.
+        """x (B, ...) with noise of std sigma (B,), best left on the CPU -> D (B, ...), in x's dtype, at least float32.
 
         Only F runs in the network's own dtype: D's rounding in half precision would be all there is at small sigma.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         c_skip, c_out, c_in, c_noise = (
-            c.to(x).view(-1, *[1] * (x.dim() - 1)) for c in self.column.precondition(sigma.double())
+            c.to(x).view(-1, *[1] * (x.dim() - 1)) for c in self.column.precondition(exact(sigma))
         )
         dtype = next((p.dtype for p in self.network.parameters()), x.dtype)
         output = self.network((c_in * x).to(dtype), c_noise.flatten(), **conditions)
-        return c_skip * x + c_out * getattr(output, "sample", output).to(x)
+        return c_skip * x + c_out * answer(getattr(output, "sample", output), x)
 
 
 class EDMDenoiser:
@@ -210,10 +211,9 @@ class EDMDenoiser:
                 f"= {self.sigma_max:.6g}: start the grid at or below it (grids.karras); with churn, set S_tmax below "
                 "sigma_max / sqrt 2; or use a zero-SNR v-model"
             )
-        sigma = torch.full((len(x),), s / c, device=self.device, dtype=torch.float64)
-        d = self.network((x / c).to(self.device), sigma, **self.conditions).to(x)
-        if not torch.isfinite(d).all():
-            raise FloatingPointError(f"the network returned NaN or inf at sigma = {s / c:.6g}: check its weights")
+        sigma = torch.full((len(x),), s / c, dtype=torch.float64)
+        d = self.network((x / c).to(self.device), sigma, **self.conditions)
+        d = check_finite(answer(d, x), f"at sigma = {s / c:.6g}")
         return (c * x - d) / s
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from zsnr.schedule import Schedule
+from zsnr.schedule import Schedule, exact
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -87,8 +87,7 @@ def geometric(N: int, c: float = 2.5) -> Tensor:
     if N < 1 or not 0 < c < math.inf or (N > 2 and c * N <= 1):
         raise ValueError(f"geometric steps need N >= 1 and c N above 1 and finite; got N = {N}, c = {c}")
     exponent = torch.linspace(1, -1, N - 1, dtype=torch.float64) if N > 2 else torch.zeros(N - 1, dtype=torch.float64)
-    ends = torch.tensor([math.pi / 2, 0.0], dtype=torch.float64)
-    return torch.cat([ends[:1], torch.atan((c * N) ** exponent), ends[1:]])
+    return torch.tensor([math.pi / 2, *torch.atan((c * N) ** exponent).tolist(), 0.0], dtype=torch.float64)
 
 
 def karras(
@@ -116,18 +115,15 @@ def check_grid(grid: Tensor) -> list[float]:
     Raises:
         ValueError: not a falling sequence within [0, pi/2] that ends in 0.
     """
-    angles: list[float] = torch.as_tensor(grid, dtype=torch.float64).tolist()
+    angles: list[float] = exact(grid).tolist()
     if len(angles) < 2:
         raise ValueError(f"a grid needs at least one step, so two angles; got {len(angles)}")
     if not all(phi > psi for phi, psi in pairwise(angles)):  # also catches NaN
         k = next(k for k, (phi, psi) in enumerate(pairwise(angles)) if not phi > psi)
         raise ValueError(f"a grid's angles must fall; got {angles[k]} then {angles[k + 1]} at step {k}")
-    if math.pi / 2 < angles[0] < math.pi / 2 + 1e-6:
-        raise ValueError("the grid starts above pi/2 by rounding: make it float64, where pi/2 is exact")
-    if angles[0] > math.pi / 2:
-        raise ValueError(
-            f"a grid starts at pi/2 (zero SNR) at most; got {angles[0]}; are these sigmas? take their atan"
-        )
+    if (above := angles[0] - math.pi / 2) > 0:
+        why = "by rounding: make it float64" if above < 1e-6 else "are these sigmas? take their atan"
+        raise ValueError(f"a grid starts at pi/2 (zero SNR) at most; got {angles[0]}; {why}")
     if angles[-1] != 0:
         raise ValueError(f"a grid ends at the image, angle 0; got {angles[-1]}; append a 0")
     return angles

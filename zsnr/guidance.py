@@ -56,8 +56,7 @@ def guided(
         if space == "x0":
             x0 = c * x - s * v
             return v - (factor(c * x - s * pos, x0, rescale, x) - 1) / s * x0
-        eps = s * x + c * v
-        return v + _eps_shift(x, pos, v, c, s, rescale) * eps
+        return v + _eps_shift(x, pos, v, c, s, rescale) * (s * x + c * v)  # eps
 
     return denoiser
 

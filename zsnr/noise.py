@@ -22,14 +22,15 @@ def randn(
     if generators is None or isinstance(generators, Generator):
         where = generators.device if generators is not None else device
         return torch.randn(tuple(shape), generator=generators, dtype=dtype, device=where).to(device)
-    if len(generators) != shape[0]:
-        raise ValueError(f"{len(generators)} generators for a batch of {shape[0]}: give one a sample")
+    check_generators(generators, shape[0])
     noise = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype, device=g.device) for g in generators]
     return torch.stack(noise).to(device)
 
 
 def check_noise(noise: Tensor) -> Tensor:
-    """The noise, refused where it holds NaN or inf: every later step would."""
+    """The noise, refused where it holds NaN or inf, as every later step would, and where steps would be rounded."""
+    if not noise.is_floating_point():
+        raise ValueError(f"the noise to start from is {noise.dtype}, which cannot hold a step: give noise.float()")
     if not torch.isfinite(noise).all():
         raise ValueError("the noise to start from holds NaN or inf: check how it was drawn, and its dtype")
     return noise

@@ -112,10 +112,10 @@ def vp(beta_d: float = 19.9, beta_min: float = 0.1) -> Path:
     """Song et al.'s variance-preserving path, beta(t) = beta_d t + beta_min; t = 1 is the end of their training.
 
     Raises:
-        ValueError: betas for which noise does not rise.
+        ValueError: betas for which noise does not rise; beta_min = 0 is EDM's and rises from a slope of 0.
     """
-    if not beta_min > 0 or not beta_d >= 0:
-        raise ValueError(f"VP needs beta_min > 0 and beta_d >= 0, so that noise rises; got {beta_min} and {beta_d}")
+    if not 0 < beta_min + beta_d < math.inf or min(beta_min, beta_d) < 0:
+        raise ValueError(f"VP needs betas at or above 0, not both 0, so that noise rises; got {beta_min} and {beta_d}")
 
     def time(phi: float) -> float:
         # the root of B(t) = ln(1 + sigma^2), written without a difference of near numbers

@@ -59,6 +59,23 @@ def check_prediction(prediction: str, schedule: Schedule | None = None) -> None:
         raise ValueError(EPS_AT_ZERO_SNR)
 
 
+def answer(output: Tensor, x: Tensor) -> Tensor:
+    """An answer to x, in its dtype and on its device; float64 stays on the CPU. Another shape would be broadcast."""
+    if output.shape != x.shape:
+        raise ValueError(
+            f"an answer of shape {tuple(output.shape)} to a state of shape {tuple(x.shape)}: give one of the state's "
+            "shape (of channels that predict a variance, too, the first half)"
+        )
+    return (output.cpu() if x.is_cpu else output).to(x)
+
+
+def check_finite(output: Tensor, where: str) -> Tensor:
+    """What a network answered, or led to; NaN or inf in it is refused by a FloatingPointError."""
+    if not torch.isfinite(output).all():
+        raise FloatingPointError(f"NaN or inf {where}: check weights and dtype (float16 ends at 65504: try bfloat16)")
+    return output
+
+
 def to_v(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
     """v from a network's output.
 
@@ -69,8 +86,9 @@ def to_v(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
         prediction: eps, x0 or v.
 
     Raises:
-        ValueError: v is not determined: from eps at zero SNR, or from x0 at phi = 0.
+        ValueError: v is not determined: from eps at zero SNR, or from x0 at phi = 0; an output of another shape.
     """
+    output = answer(output, x)
     c, s = cos_sin(phi)
     if prediction == "v":
         return output
@@ -87,20 +105,20 @@ def to_v(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
 def to_x0(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
     """x0 from a network's output; the arguments and errors are those of `to_v`."""
     if prediction == "x0":
-        return output
+        return answer(output, x)
     c, s = cos_sin(phi)
     if prediction == "eps" and c > 0:  # shorter than through v, and exact at phi = 0
-        return (x - s * output) / c
+        return (x - s * answer(output, x)) / c
     return c * x - s * to_v(output, x, phi, prediction)
 
 
 def to_eps(output: Tensor, x: Tensor, phi: float, prediction: str) -> Tensor:
     """eps from a network's output; the arguments and errors are those of `to_v`."""
     if prediction == "eps":
-        return output
+        return answer(output, x)
     c, s = cos_sin(phi)
     if prediction == "x0" and s > 0:
-        return (x - c * output) / s
+        return (x - c * answer(output, x)) / s
     return s * x + c * to_v(output, x, phi, prediction)
 
 

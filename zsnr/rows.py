@@ -29,6 +29,7 @@ from zsnr.adaptive import Callback
 from zsnr.denoisers import Denoiser
 from zsnr.grids import check_grid
 from zsnr.noise import Generators, check_generators, check_noise, randn
+from zsnr.prediction import answer, check_finite
 
 
 class Row(NamedTuple):
@@ -77,7 +78,7 @@ def sampler(stochastic: bool = False) -> Callable[[Callable[..., Iterable[Row]]]
         ) -> Tensor:
             generators = options.pop("generators", None) if stochastic else None
             table = list(rows(check_grid(grid), **options))
-            return follow(table, denoiser, noise, generators, callback, progress)
+            return check_finite(follow(table, denoiser, noise, generators, callback, progress), f"from {rows.__name__}")
 
         vars(run).update(rows=rows, stochastic=stochastic, __signature__=_signature(run, rows, stochastic))
         return cast("Sampler", run)
@@ -97,19 +98,20 @@ def follow(
     if any(row.e for row in rows):
         check_generators(generators, len(noise))
     x, before, step = check_noise(noise), None, 0
+    shape, dtype, device = x.shape, x.dtype, x.device
     for row in _bar(rows) if progress else rows:
         if row.stage < 0:
             x = torch.mul(x, row.a)
         else:
             v = denoiser(x, row.phi)
-            if v.dtype != x.dtype or v.device != x.device:  # quicker than a `to` that has nothing to do
-                v = v.to(x)
+            if v.shape != shape or v.dtype != dtype or v.device != device:  # quicker than a call that has nothing to do
+                v = answer(v, x)
             if callback is not None and row.stage == 0:
                 callback(step, row.phi, x, v)
                 step += 1
             x, before = advance(row, x, v, before), (x, v)
         if row.e:
-            x.add_(randn(x.shape, generators, x.dtype, x.device), alpha=row.e)
+            x.add_(randn(shape, generators, dtype, device), alpha=row.e)
     return x
 
 
@@ -131,8 +133,7 @@ def _signature(run: Callable[..., Tensor], rows: Callable[..., Iterable[Row]], s
     """(denoiser, noise, grid, *, the rows' own options, generators where it takes them, callback, progress)."""
     *first, callback, progress, _ = inspect.signature(run, follow_wrapped=False).parameters.values()
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(rows).parameters.values()][1:]
-    generators = callback.replace(name="generators", annotation="Generators")
-    drawn = [generators] if stochastic else []
+    drawn = [callback.replace(name="generators", annotation="Generators")] if stochastic else []
     return inspect.Signature([*first, *own, *drawn, callback, progress], return_annotation="Tensor")
 
 

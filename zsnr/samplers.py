@@ -116,15 +116,26 @@ def euler_maruyama(
     The network is evaluated before the noise is added, at the step's own level; in Algorithm 2 (`churn`) it is
     evaluated after it, at the raised one. Which is the better, by length and order: finding 4. At zero SNR the state is
     noise alone: replacing it by fresh noise changes nothing in law, so it is left out there.
+
+    A step adds noise of std sqrt(2 rate d) sigma, d = |dt| sigma' / sigma, and of earlier noise leaves 1 - (1 + rate) d
+    at the least, in data of one point: so keep d <= 1 / (1 + rate). Where noise of std above 5 is left, it is refused.
     """
     if not 0 <= rate < math.inf or not 0 <= S_tmin <= S_tmax:
         raise ValueError(f"rate = {rate}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give rate >= 0 and S_tmin <= S_tmax")
+    left = 0.0  # std of all fresh noise, for data of one point: there v = x / tan(phi)
     for p, q in pairwise(points(path, angles)):
         c, s = cos_sin(p.phi)
         h = q.t - p.t
         beta = rate * p.dphi / (s * c) * -h if _within(p.phi, S_tmin, S_tmax) else 0.0
         on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
-        yield Row(p.phi, on_x / q.n, on_v / q.n, e=p.n * math.sqrt(2 * beta) * s / q.n)
+        a, b, e = on_x / q.n, on_v / q.n, p.n * math.sqrt(2 * beta) * s / q.n
+        left = math.hypot((a + b * c / s) * left, e)
+        yield Row(p.phi, a, b, e=e)
+    if left > 5:
+        raise ValueError(
+            f"noise of std {left:.3g} would be left: at rate = {rate}, a step may take 1 / (1 + rate) = "
+            f"{1 / (1 + rate):.3g} of sigma; take more steps than {len(angles) - 1}, start lower, or use `churn`"
+        )
     yield rotation(angles[-2])
 
 
@@ -157,9 +168,7 @@ def heun(angles: Sequence[float], path: Path = ANGLE) -> Iterator[Row]:
 
     x' = x + h dx/dt;   x <- x + h/2 (dx/dt + dx'/dt')
     """
-    for p, q in pairwise(points(path, angles)):
-        yield from rk2_rows(p, q, path)
-    yield rotation(angles[-2])
+    yield from rk2.rows(angles, path=path)
 
 
 @sampler()
@@ -170,8 +179,6 @@ def rk2(angles: Sequence[float], alpha: float = 1.0, path: Path = ANGLE) -> Iter
 
     2N - 1 evaluations; a step whose t' would fall to 0 or below (alpha > 1) is Euler's, as in the paper.
     """
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
     for p, q in pairwise(points(path, angles)):
         yield from rk2_rows(p, q, path, alpha)
     yield rotation(angles[-2])
@@ -190,6 +197,8 @@ def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
         x' = x + alpha h (n' x + n phi' v)
         x <- x + h1 (n' x + n phi' v) + h2 (n'_m x' + n_m phi'_m v')
     """
+    if not 1e-3 <= alpha < math.inf:  # the rounding of the answers is multiplied by 1 / (2 alpha)
+        raise ValueError(f"alpha = {alpha}: must be above 0, and .001 at least, to keep digits; 1 is Heun's method")
     h = q.t - p.t
     if p.t + alpha * h <= 0:
         return [euler_step(p, q)]
@@ -286,11 +295,7 @@ def churn(
     """
     if order not in (1, 2):
         raise ValueError(f"order = {order}: 2 for Heun steps, 1 for Euler steps")
-
-    def step(phi: float, psi: float) -> list[Row]:
-        return rk2_step(phi, psi, path=path)[:order]
-
-    yield from churned(angles, step, S_churn, S_tmin, S_tmax, S_noise)
+    yield from churned(angles, lambda p, q: rk2_step(p, q, path=path)[:order], S_churn, S_tmin, S_tmax, S_noise)
 
 
 def check_churn(S_churn: float, S_tmin: float, S_tmax: float, S_noise: float) -> None:
@@ -308,14 +313,6 @@ def _within(phi: float, S_tmin: float, S_tmax: float) -> bool:
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-    "euler": euler,
-    "heun": heun,
-    "rk2": rk2,
-    "dpmpp_2m": dpmpp_2m,
-    "churn": churn,
-    "euler_maruyama": euler_maruyama,
-    "rk45": rk45,
+    run.__name__: run for run in (ddim, ddpm, euler, heun, rk2, dpmpp_2m, churn, euler_maruyama, rk45)
 }
 """All of them, by name."""

@@ -36,15 +36,13 @@ class Schedule:
     sqrt_alpha_bar: Tensor
 
     def __post_init__(self) -> None:
-        a = torch.as_tensor(self.sqrt_alpha_bar).detach().to("cpu", torch.float64, copy=True)
+        a = exact(self.sqrt_alpha_bar).clone()
         object.__setattr__(self, "sqrt_alpha_bar", a)
         if a.ndim != 1 or len(a) < 1:
             raise ValueError(f"a schedule is one value a step; got an array of shape {tuple(a.shape)}")
-        if not torch.isfinite(a).all():
-            t = int((~torch.isfinite(a)).nonzero()[0]) + 1
-            raise ValueError(f"sqrt(alpha_bar) at t = {t} is {a[t - 1].item()}: check the betas it was made from")
-        if a.min() < 0 or a.max() > 1:
-            raise ValueError(f"sqrt(alpha_bar) must lie in [0, 1]; got [{a.min().item()}, {a.max().item()}]")
+        if not (inside := (a >= 0) & (a <= 1)).all():  # NaN is not
+            t = int((~inside).nonzero()[0]) + 1
+            raise ValueError(f"sqrt(alpha_bar) at t = {t} is {a[t - 1].item()}, not in [0, 1]: check its betas")
         if (a.diff() > 0).any():
             t = int((a.diff() > 0).nonzero()[0]) + 2
             raise ValueError(f"the noise must not shrink: sqrt(alpha_bar) rises at t = {t}; is the array reversed?")
@@ -131,9 +129,14 @@ class Schedule:
         return list(self.angle.tolist())
 
 
+def exact(values: Any) -> Tensor:
+    """Values as float64 on the CPU, wherever they come from: Apple's GPUs have no float64."""
+    return torch.as_tensor(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=torch.float64)
+
+
 def from_betas(betas: Any) -> Schedule:
     """Schedule of the forward process x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, with (T,) betas in [0, 1]."""
-    betas = torch.as_tensor(betas, dtype=torch.float64)
+    betas = exact(betas)
     outside = betas[~((betas >= 0) & (betas <= 1))]
     if len(outside):
         raise ValueError(f"betas must lie in [0, 1]; got {outside[0].item()}")
@@ -142,7 +145,7 @@ def from_betas(betas: Any) -> Schedule:
 
 def from_alpha_bar(alpha_bar: Any) -> Schedule:
     """Schedule with the given (T,) table of alpha_bar_t, t = 1 .. T, non-increasing in [0, 1]."""
-    alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    alpha_bar = exact(alpha_bar)
     if (alpha_bar < 0).any():
         raise ValueError(f"alpha_bar must lie in [0, 1]; got {alpha_bar.min().item()}")
     return Schedule(alpha_bar.sqrt())
