@@ -55,8 +55,7 @@ def grid(schedule: Schedule, S: int, spacing: str = "trailing") -> Tensor:
             "zero-SNR schedule has its pure noise; use spacing='trailing'",
             stacklevel=2,
         )
-    angles = schedule.angle[torch.tensor(steps) - 1].flip(0)
-    return torch.cat([angles, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([schedule.angle[torch.tensor(steps) - 1].flip(0), torch.zeros(1, dtype=torch.float64)])
 
 
 def uniform(N: int, phi_max: float = math.pi / 2) -> Tensor:
