@@ -212,9 +212,9 @@ class EDMDenoiser:
                 "sigma_max / sqrt 2; or use a zero-SNR v-model"
             )
         sigma = torch.full((len(x),), s / c, dtype=torch.float64)
-        d = self.network((x / c).to(self.device), sigma, **self.conditions)
-        d = check_finite(answer(d, x), f"at sigma = {s / c:.6g}")
-        return (c * x - d) / s
+        dtype = x.dtype if x.device == self.device else torch.float32  # float64 stays on the CPU
+        d = answer(self.network((x / c).to(self.device, dtype), sigma, **self.conditions), x)
+        return (c * x - check_finite(d, f"at sigma = {s / c:.6g}")) / s
 
 
 def _index(N: int) -> Tensor:
