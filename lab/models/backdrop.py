@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from zsnr.prediction import cos_sin
+from zsnr.schedule import exact
 
 
 class UniformBackdrop:
-    """Denoiser (x, phi) -> v of K foregrounds, each as likely, on backdrops of uniform level; float64 throughout.
+    """Denoiser (x, phi) -> v of K foregrounds, each as likely, on backdrops of uniform level; in float64, on the CPU.
 
     Exact to 1e-5 up to sigma = 1e5 and at zero SNR itself; in between, the two tails' difference loses its digits.
 
@@ -35,8 +36,8 @@ class UniformBackdrop:
         if not low < high:
             raise ValueError(f"levels from {low} to {high}: low must be below high")
         self.middle, self.half = (low + high) / 2, (high - low) / 2
-        backdrop = (~mask).expand_as(foreground).to(torch.float64).flatten(1)
-        self.a = foreground.to(torch.float64).flatten(1) * (1 - backdrop)
+        backdrop = exact(~mask).expand_as(foreground).flatten(1)
+        self.a = exact(foreground).flatten(1) * (1 - backdrop)
         self.backdrop, self.n = backdrop, backdrop.sum(1)
         if self.n.min() == 0:
             raise ValueError(f"foreground {int(self.n.argmin())} leaves no backdrop: its level would be unknown")
@@ -44,8 +45,8 @@ class UniformBackdrop:
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
-        a, backdrop, n, energy = (t.to(x.device) for t in (self.a, self.backdrop, self.n, self.energy))
-        flat = x.to(torch.float64).flatten(1)
+        a, backdrop, n, energy, state = self.a, self.backdrop, self.n, self.energy, x.cpu()
+        flat = state.double().flatten(1)
         if c == 0:
             mean = (a + self.middle * backdrop).mean(0).expand_as(flat)
         else:
@@ -58,7 +59,7 @@ class UniformBackdrop:
             evidence = evidence + (on_b / s) ** 2 / (2 * n) - precision.log() / 2 + log_mass
             weight = evidence.softmax(1)
             mean = weight @ a + (weight * level) @ backdrop
-        return ((c * x - mean.view(x.shape)) / s).to(x)
+        return ((c * state - mean.view(x.shape)) / s).to(x)
 
 
 def truncated_normal(mu: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

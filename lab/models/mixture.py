@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from zsnr.denoisers import Gaussian
 from zsnr.prediction import cos_sin
+from zsnr.schedule import exact
 
 
 class Mixture:
@@ -24,7 +25,7 @@ class Mixture:
     def __init__(self, components: Sequence[Gaussian], weights: Tensor | Sequence[float] | None = None) -> None:
         self.components = list(components)
         equal = torch.ones(len(self.components))
-        self.weights = torch.as_tensor(equal if weights is None else weights, dtype=torch.float64)
+        self.weights = exact(equal if weights is None else weights)
         if len({c.mean.shape for c in self.components}) != 1:
             raise ValueError(f"components of shapes {[tuple(c.mean.shape) for c in self.components]}: give one shape")
         if len(self.weights) != len(self.components) or not ((self.weights > 0) & self.weights.isfinite()).all():
@@ -34,15 +35,15 @@ class Mixture:
         self.weights = self.weights / self.weights.sum()
 
     def responsibilities(self, x: Tensor, phi: float) -> Tensor:
-        """(B, K) posterior probabilities of the components."""
+        """(B, K) posterior probabilities of the components, float64 on the CPU."""
         c, s = cos_sin(phi)
         logs = []
         for component, weight in zip(self.components, self.weights, strict=True):
-            residual = (x - c * component.mean.to(x)).flatten(1).double()
+            residual = (x - c * component.mean.to(x)).flatten(1).cpu().double()
             if component.basis is not None:
-                residual = residual @ component.basis.to(residual)
-            variance = (c * c * component.variance + s * s).flatten().to(residual)
-            logs.append(weight.log().to(residual) - (residual**2 / variance + variance.log()).sum(1) / 2)
+                residual = residual @ component.basis
+            variance = (c * c * component.variance + s * s).flatten()
+            logs.append(weight.log() - (residual**2 / variance + variance.log()).sum(1) / 2)
         return torch.stack(logs, 1).softmax(1)
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
@@ -54,4 +55,4 @@ class Mixture:
         """Data: a component drawn for each (B, ...) standard normal noise, which it colours."""
         which = torch.multinomial(self.weights, len(noise), replacement=True, generator=generator)
         drawn = torch.stack([component.sample(noise) for component in self.components], 1)
-        return drawn[torch.arange(len(noise)), which.to(noise.device)]
+        return drawn[torch.arange(len(noise), device=noise.device), which.to(noise.device)]
