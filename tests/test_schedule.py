@@ -171,3 +171,14 @@ def test_a_step_and_its_angle_say_the_same(zero):
     if not zero:
         with pytest.raises(ValueError, match="above the last trained step's"):
             schedule.step_at(math.pi / 2)
+
+
+@pytest.mark.parametrize("k", [0.25, 1.0, 3.0, 4.0])
+def test_a_shift_divides_the_snr(k):
+    original = zsnr.schedule.stable_diffusion()
+    for schedule in (original, rescale_zero_terminal_snr(original)):
+        shifted = schedule.shifted(k)
+        torch.testing.assert_close(shifted.snr, schedule.snr / k, rtol=1e-9, atol=0)
+        assert shifted.zero_snr == schedule.zero_snr
+    with pytest.raises(ValueError, match="a finite number above 0; got -1"):
+        schedule.shifted(-1)

@@ -1,7 +1,10 @@
 """The drop-in scheduler inside real diffusers pipelines, against the package's own samplers and exact Gaussian data."""
 
 import functools
+import json
 import math
+import subprocess
+import sys
 
 import diffusers
 import numpy as np
@@ -18,6 +21,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from sampling import with_generators
 
 import zsnr
@@ -25,6 +29,7 @@ from lab.models import tiny
 from zsnr import NetworkDenoiser, ZeroSNRScheduler, rows, samplers
 from zsnr.audit import audit
 from zsnr.diffusers import scheduler
+from zsnr.diffusers.config import say_once
 from zsnr.diffusers.wrap import VModel
 from zsnr.path import PATHS
 
@@ -343,6 +348,61 @@ def test_sampling_can_begin_at_any_step_with_or_without_an_index():
         ours.step(noise, ours.timesteps[3], noise)
 
 
+@pytest.mark.parametrize("solver", ["ddim", "euler"])
+def test_solvers_of_one_call_go_where_the_timestep_says(solver):
+    ours, (x, v) = drop_in(solver=solver), normal(2, 1, 4, 8, 8)
+    every = ours.step(v, 500, x).prev_sample  # before set_timesteps(): of all trained steps
+    first, second = ours.timesteps[499:501]
+    assert (first, second) == (500, 499)
+    ours.set_timesteps(timesteps=[500, 499])
+    torch.testing.assert_close(every, ours.step(v, 500, x).prev_sample)
+    ours.set_timesteps(10)
+    told = [ours.step(v, t, x).prev_sample for t in ours.timesteps]
+    for k in (0, 0, 9, 3, 9):  # a second sampling, or a jump back, whatever the counter says
+        assert torch.equal(ours.step(v, ours.timesteps[k], x).prev_sample, told[k])
+    between = ours.step(v, 650.5, x).prev_sample, ours.step(v, 20, x).prev_sample
+    ours.set_timesteps(timesteps=[650.5, 599, 20])
+    assert torch.equal(between[0], ours.step(v, 650.5, x).prev_sample)
+    torch.testing.assert_close(between[1], ours.step(v, 20, x).prev_sample)
+
+
+def test_the_two_calls_of_a_step_belong_together_and_a_reset_counter_begins_anew(caplog):
+    ours, (x, v) = drop_in(solver="rk2", alpha=0.5), normal(2, 1, 4, 8, 8)
+    ours.set_timesteps(5)
+    told = [ours.step(v, t, x).prev_sample for t in ours.timesteps]
+    with pytest.raises(ValueError, match=r"timestep 999, but all steps are done.*one scheduler a thread"):
+        ours.step(v, 999, x)
+    for _ in range(2):
+        ours._step_index = None
+        assert torch.equal(ours.step(v, ours.timesteps[2], x).prev_sample, told[2])
+        with pytest.raises(ValueError, match=f"timestep {ours.timesteps[2]:g}, but {ours.timesteps[3]:g} is due.*ddim"):
+            ours.step(v, ours.timesteps[2], x)
+    ours._step_index = 5
+    with pytest.raises(ValueError, match="second half of a step"):
+        ours.step(v, ours.timesteps[5], x)
+    ours._step_index = 3
+    assert torch.equal(ours.step(v, ours.timesteps[3], x).prev_sample, told[3])
+    ours.set_timesteps(5)
+    assert not caplog.text, "the last step was whole"
+    ours.step(v, 999, x)
+    ours.set_timesteps(5)
+    assert "stopped between the two calls of a step" in caplog.text
+
+
+def test_where_a_strength_begins_is_said_where_calls_are_not_even_in_the_timestep(caplog):
+    ours = drop_in(solver="heun")
+    ours.set_timesteps(10)
+    ours.set_begin_index(10)
+    assert not caplog.text
+    ours.set_timesteps(timesteps=AysSchedules["StableDiffusionTimesteps"])
+    ours.set_begin_index(16)  # of 19 calls, strength .6 as a pipeline counts
+    assert "sampling begins at timestep 124, sigma = 0.41" in caplog.text
+    ours = drop_in(levels="power")
+    ours.set_timesteps(10)
+    ours.set_begin_index(5)
+    assert "sampling begins at timestep 336.762, sigma = 1:" in caplog.text
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_calls_are_the_samplers_rows(solver):
     ours = drop_in(**SOLVERS[solver][0])
@@ -355,7 +415,7 @@ def test_the_calls_are_the_samplers_rows(solver):
         want = list(sampler.func.rows(grid, **sampler.keywords))
         first = want.pop(0) if want[0].stage < 0 else rows.Row(grid[0], 1.0, 0.0)
         assert ours._calls == want
-        assert ours.init_noise_sigma == math.hypot(first.a, first.e)
+        assert ours.init_noise_sigma.item() == pytest.approx(math.hypot(first.a, first.e), rel=1e-7)
 
 
 def test_levels_of_ones_own():
@@ -407,6 +467,42 @@ def test_every_compatible_scheduler_can_be_swapped_and_swapped_back():
             torch.testing.assert_close(back.betas, theirs.betas)
 
 
+BETAS = zsnr.schedule.cosine().betas.tolist()
+OVER = {"trained_betas": BETAS, "prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "config"),
+    [
+        (diffusers.HeunDiscreteScheduler(), {}),
+        (diffusers.LCMScheduler(), {}),
+        *[
+            (
+                diffusers.CogVideoXDDIMScheduler(
+                    snr_shift_scale=k, rescale_betas_zero_snr=zero, prediction_type="sample"
+                ),
+                {},
+            )
+            for k in (3.0, 4.0)
+            for zero in (False, True)
+        ],
+        (DDIMScheduler(**OVER), {**DDIMScheduler().config, **OVER}),
+        (DDIMScheduler(**ZERO), {**DDIMScheduler().config, **ZERO}),
+        (
+            diffusers.CogVideoXDDIMScheduler(),
+            {"_class_name": "CogVideoXDDIMScheduler", "beta_schedule": "scaled_linear"},
+        ),
+    ],
+)
+def test_what_a_config_says_of_the_model_is_kept(theirs, config):
+    """Defaults of its class and what was written over a live config, too; diffusers' own from_config drops both."""
+    ours = ZeroSNRScheduler.from_config(config or theirs.config)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod.float(), rtol=0, atol=1e-6)
+    assert ours.config.prediction_type == theirs.config.prediction_type
+    torch.testing.assert_close(ours.alphas, 1 - ours.betas)
+    assert not hasattr(ours, "sigmas"), "the state is x_phi: pipelines would scale it"
+
+
 def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
     pipe = swap(pipeline("sd", **ZERO), solver="rk2", alpha=0.5, levels="power", S_churn=2.0)
     pipe.save_pretrained(tmp_path)
@@ -421,6 +517,15 @@ def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
     assert torch.equal(one, two)
     loaded = ZeroSNRScheduler.from_pretrained(tmp_path, subfolder="scheduler", solver="ddim")
     assert loaded.config.solver == "ddim"
+    saved = (tmp_path / "scheduler/scheduler_config.json").read_text()
+    assert json.loads(saved, parse_constant=pytest.fail)["S_tmax"] is None, "JSON has no Infinity"
+    within = (
+        "import sys, zsnr, diffusers as d; print(d.DiffusionPipeline.from_pretrained(sys.argv[1]).scheduler.config)"
+    )
+    without = "import sys, diffusers as d; print(d.DDIMScheduler.from_pretrained(sys.argv[1] + '/scheduler').config)"
+    for code in (within, without):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+        assert "('solver', 'rk2')" in done.stdout, done.stderr
     betas = zsnr.rescale_zero_terminal_snr(zsnr.schedule.cosine()).betas.numpy()
     ZeroSNRScheduler(trained_betas=betas, prediction_type="v_prediction").save_pretrained(tmp_path / "betas")
     assert ZeroSNRScheduler.from_pretrained(tmp_path / "betas").schedule.zero_snr
@@ -428,12 +533,26 @@ def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
 
 # what is refused
 
+FINITE = {"rescale_betas_zero_snr": False}
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"prediction_type": "epsilon"}, "finding 11.*fine-tune it to v-prediction"),
-        ({"prediction_type": "flow_prediction"}, "unknown prediction_type 'flow_prediction'"),
+        (
+            {"prediction_type": "flow_prediction"},
+            "unknown prediction_type 'flow_prediction': this is flow matching.*keep",
+        ),
+        ({"use_flow_sigmas": True}, "this is flow matching.*keep its own scheduler"),
+        ({"timestep_type": "continuous", "levels": "power"}, "takes ln.* in place of steps.*EDMAsV"),
+        ({"sigma_data": 0.5, "prediction_type": "epsilon", "levels": "power"}, "is preconditioned.*EDMAsV"),
+        (FINITE | {"use_karras_sigmas": True, "sigma_max": 700.0}, r"sigma_max = 700 is above .* 14\.6146: pass None"),
+        (FINITE | {"levels": "geometric"}, "geometric levels start at zero SNR"),
+        ({"trained_betas": [0.9] * 20 + [1 - 1e-16] * 2}, "step 21.*alpha_bar underflows"),
+        ({"trained_betas": [0.0, 0.1]}, "step 0, .* its beta is 0"),
+        ({"clip_sample": True, "clip_sample_range": math.nan}, "clip_sample_range = nan"),
+        ({"snr_shift_scale": 0.0}, "a finite number above 0; got 0"),
         ({"solver": "unipc"}, "unknown solver 'unipc'; choose one of ddim"),
         ({"levels": "exponential"}, "unknown levels"),
         ({"path": "sigma"}, "unknown path"),
@@ -453,9 +572,6 @@ def test_bad_configs_are_refused_with_a_remedy(change, message):
 def test_configs_without_betas_are_refused(theirs):
     with pytest.raises(ValueError, match=r"config has no beta_schedule.*EDMAsV"):
         ZeroSNRScheduler.from_config(theirs().config)
-
-
-FINITE = {"rescale_betas_zero_snr": False}
 
 
 @pytest.mark.parametrize(
@@ -487,16 +603,29 @@ def test_bad_calls_are_refused():
         ours.step(x, 3, x)
     with pytest.raises(ValueError, match="eta is DDIM's"):
         ours.step(x, 999, x, eta=0.5)
+    churned = drop_in(S_churn=3.0)
+    churned.set_timesteps(5)
+    with pytest.raises(ValueError, match=r"timestep 3\.0 is not one of"):
+        churned.step(x, 3, x)
 
 
-def test_leading_steps_are_replaced_aloud_on_a_zero_snr_schedule(caplog):
+def test_leading_steps_are_replaced_aloud_on_a_zero_snr_schedule(caplog, tmp_path):
     config = tiny.STABLE_DIFFUSION_1 | ZERO | {"timestep_spacing": "leading"}
     ours = ZeroSNRScheduler.from_config(config)
     assert ours.config.timestep_spacing == "trailing"
     assert "taking trailing" in caplog.text
     kept = ZeroSNRScheduler.from_config(config, timestep_spacing="leading")
+    kept.save_pretrained(tmp_path)
+    kept = ZeroSNRScheduler.from_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="leading spacing"):
         kept.set_timesteps(10)
+
+
+def test_what_is_not_taken_over_is_said_once(caplog):
+    say_once.cache_clear()
+    for _ in range(2):
+        assert ZeroSNRScheduler.from_config(tiny.STABLE_DIFFUSION_1).config.timestep_spacing == "trailing"
+    assert caplog.text.count("steps_offset") == 1
 
 
 # exact Gaussian data, in a real pipeline

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, EulerDiscreteScheduler
 import zsnr
 from lab.models import tiny
 from zsnr import NetworkDenoiser, ZeroSNRScheduler
+from zsnr.diffusers import denoiser
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
 from zsnr.edm import EDMDenoiser, Preconditioned, column
 
@@ -106,6 +107,17 @@ def test_a_discrete_time_network_runs_on_rho_steps_and_heun(prediction):
     assert (run() - EXACT.solve(noise, grid[0].item())).abs().max() < 2e-3
     # the nearest step is a little beside the level
     assert 1e-6 < (whole - run()).abs().max() < 3e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"timestep_type": "continuous"}, "EDMDenoiser"), ({"use_flow_sigmas": True}, "this is flow matching")],
+)
+def test_a_network_that_takes_no_steps_is_not_run_by_a_schedules(change, message):
+    theirs = EulerDiscreteScheduler()
+    theirs.register_to_config(**change)
+    with pytest.raises(ValueError, match=message):
+        denoiser(torch.nn.Identity(), theirs)
 
 
 def test_beyond_sigma_max_is_refused():

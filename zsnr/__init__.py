@@ -18,8 +18,11 @@ from zsnr.schedule import Schedule, from_alpha_bar, from_betas, rescale_zero_ter
 
 
 def __getattr__(name: str) -> Any:
-    """What belongs to `zsnr.diffusers`, imported when it is asked for: the core's one way up."""
-    if name in ("ZeroSNRScheduler", "from_scheduler"):
+    """What belongs to `zsnr.diffusers`, imported when it is asked for: the core's one way up.
+
+    SchedulerMixin is asked for by diffusers, when it loads a pipeline that was saved with a `zsnr.ZeroSNRScheduler`.
+    """
+    if name in ("ZeroSNRScheduler", "from_scheduler", "SchedulerMixin"):
         import zsnr.diffusers
 
         return getattr(zsnr.diffusers, name)

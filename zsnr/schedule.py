@@ -96,6 +96,16 @@ class Schedule:
         """Does the last step carry no signal at all?"""
         return self.sqrt_alpha_bar[-1].item() == 0.0
 
+    def shifted(self, k: float) -> Schedule:
+        """The same steps with the SNR divided by k, so sigma times sqrt(k): alpha_bar / (k + (1 - k) alpha_bar).
+
+        For pictures of more pixels, in which the same noise hides less: k = 4 for twice the width and height (Hoogeboom
+        et al. 2023, simple diffusion); diffusers' snr_shift_scale (Yang et al. 2024, CogVideoX). Zero SNR stays zero.
+        """
+        if not 0 < k < math.inf:
+            raise ValueError(f"the SNR is divided by k, a finite number above 0; got {k}")
+        return from_alpha_bar(self.alpha_bar / (k + (1 - k) * self.alpha_bar))
+
     def step_at(self, phi: float) -> float:
         """The step, counted from 0, at an angle: a fraction between two steps, linear in the angle.
 

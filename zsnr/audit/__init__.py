@@ -69,7 +69,7 @@ def audit(
     except Unknown as error:
         raise AuditError(f"{error}. It cannot be judged: give a scheduler of images and Gaussian noise") from error
     _card(report, subject, scheduler)
-    if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+    if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters and hasattr(scheduler, "sigmas"):
         checks.custom_sigmas(report, probe)
     report.findings.sort(key=lambda one: SEVERITIES.index(one.severity))
     return report

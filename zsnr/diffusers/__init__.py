@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zsnr.diffusers.wrap import denoiser
 
 HOMES = {"Card": "card", "ZeroSNRScheduler": "scheduler", "denoiser": "wrap", "from_scheduler": "config"}
+HOMES |= {"SchedulerMixin": "scheduler"}  # of diffusers, see `zsnr.__getattr__`
 
 __all__ = ["Card", "ZeroSNRScheduler", "denoiser", "from_scheduler"]
 

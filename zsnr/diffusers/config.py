@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,12 +17,19 @@ from zsnr import grids
 from zsnr import schedule as schedules
 from zsnr.schedule import Schedule, from_alpha_bar
 
+logger = logging.getLogger(__name__)
+say_once = functools.cache(logger.warning)
+
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETAS: dict[str, Callable[[int, float, float], Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.stable_diffusion,
     "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
 }
+DROPPED = (
+    "a timestep_spacing at its default becomes trailing, which starts at T, and steps_offset, set_alpha_to_one and "
+    "final_sigmas_type are not taken over: the last step ends at the image. Pass timestep_spacing to choose another"
+)
 LEVELS = ("karras", "power", "uniform", "geometric")
 EPS = (
     "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
@@ -28,6 +38,20 @@ EPS = (
     "which needs no training; or fine-tune it to v-prediction (zsnr.finetune). If it was trained on v, its config is "
     "wrong: pass prediction_type='v_prediction'"
 )
+EDM = (
+    "An EDM network runs by zsnr.edm.EDMDenoiser, or in a pipeline as a v-model by zsnr.diffusers.wrap.EDMAsV, with "
+    "the trained_betas of wrap.schedule_up_to, prediction_type='v_prediction' and timestep_type='discrete'"
+)
+FLOW = (
+    "this is flow matching, x_t = (1 - t) x0 + t eps with eps - x0 predicted, whose levels start at zero SNR as they "
+    "are: keep its own scheduler (FlowMatchEulerDiscreteScheduler, or UniPC or DPM-Solver++ with use_flow_sigmas=True)"
+)
+KEPT = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+    "rescale_betas_zero_snr", "snr_shift_scale", "use_karras_sigmas", "sigma_min", "sigma_max", "rho",
+    "clip_sample_range",
+)  # fmt: skip
+"""What a config says is kept of these where it is its class's default, too."""
 
 
 def from_scheduler(scheduler: Any) -> Schedule:
@@ -54,27 +78,61 @@ def from_scheduler(scheduler: Any) -> Schedule:
 
 
 def check_config(given: Mapping[str, Any]) -> None:
-    """Refuse a config without a discrete schedule, and one that asks for what would be done wrong here.
+    """Refuse a config whose network takes another input, or gives another output, than those of a discrete schedule.
 
     Raises:
         ValueError: with the remedy.
     """
-    if given.get("beta_schedule") is None and given.get("trained_betas") is None:
-        raise ValueError(
-            f"{given.get('_class_name', 'this')} config has no beta_schedule and no trained_betas, so no discrete "
-            "schedule. An EDM network runs by zsnr.edm.EDMDenoiser, or here as a v-model by "
-            "zsnr.diffusers.wrap.EDMAsV; a flow-matching model keeps its own scheduler, which starts at zero SNR"
-        )
-    if given.get("snr_shift_scale", 1.0) != 1.0:
-        raise ValueError(
-            f"snr_shift_scale = {given['snr_shift_scale']} changes the table, and is not known here: pass "
-            "snr_shift_scale=1.0 and trained_betas=zsnr.from_scheduler(theirs).betas.tolist()"
-        )
+    if given.get("use_flow_sigmas"):
+        raise ValueError(f"use_flow_sigmas: {FLOW}")
+    if given.get("timestep_type") == "continuous":
+        raise ValueError(f"timestep_type 'continuous': the network takes ln(sigma) / 4 in place of steps. {EDM}")
+    if given.get("sigma_data") and given.get("prediction_type") != "v_prediction":
+        raise ValueError(f"sigma_data = {given['sigma_data']}: the network is preconditioned. {EDM}")
     if str(given.get("variance_type", "")).startswith("learned"):
         raise ValueError(
             f"variance_type = {given['variance_type']!r}: the model gives twice its channels; wrap it, so that it "
             "gives the first half, and pass variance_type='fixed_small'"
         )
+
+
+def read_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Another scheduler's config, with changes, as `ZeroSNRScheduler` takes it.
+
+    By diffusers' rule a value that is its class's default gives way to the new class's. Of a table of betas, or of what
+    was written over a live config, that makes another model in silence, so the rule is left to timestep_spacing and
+    clip_sample. A zero-SNR schedule whose config says leading steps, which never visit T, gets trailing ones.
+
+    Raises:
+        ValueError: the config has no betas (EDM's and flow matching's have not), or is refused by `check_config`.
+    """
+    import diffusers
+
+    given, ours = {**config, **changes}, "solver" in config
+    if given.get("beta_schedule") is None and given.get("trained_betas") is None:
+        name = given.get("_class_name", "this")
+        raise ValueError(f"{name} config has no beta_schedule and no trained_betas, so no discrete schedule. {EDM}; a "
+                         "flow-matching model keeps its own scheduler, which starts at zero SNR")  # fmt: skip
+    check_config(given)
+    asked = ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    if undone := [name for name in asked if given.get(name)]:
+        logger.warning(f"the config asks for {', '.join(undone)}, which this scheduler does not do")
+    if theirs := getattr(diffusers, str(config.get("_class_name")), None):
+        signature = inspect.signature(theirs).parameters
+        given = {name: signature[name].default for name in KEPT if name in signature} | given
+    if ours or "timestep_spacing" in changes:
+        given["_use_default_values"] = []
+        return given
+    dropped = set(given.get("_use_default_values", ())) - {*KEPT, *changes}
+    betas = given.get("trained_betas")
+    zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
+    if zero and given.get("timestep_spacing") == "leading":
+        logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
+        given["timestep_spacing"] = "trailing"
+    elif "timestep_spacing" in dropped or "timestep_spacing" not in given or given.get("steps_offset"):
+        say_once(DROPPED)
+    given["_use_default_values"] = list(dropped)
+    return given
 
 
 def prediction_of(config: Any) -> str:
@@ -84,10 +142,10 @@ def prediction_of(config: Any) -> str:
 
 
 def config_schedule(config: Any) -> Schedule:
-    """The schedule of a config's trained_betas, or beta_schedule, after Algorithm 1 if rescale_betas_zero_snr.
+    """The schedule of a config's trained_betas, or beta_schedule, shifted by snr_shift_scale, then after Algorithm 1.
 
     Raises:
-        ValueError: a beta_schedule that is not known.
+        ValueError: a beta_schedule that is not known; steps that have the noise of the step before.
     """
     if config.trained_betas is not None:
         schedule = schedules.from_betas(config.trained_betas)
@@ -96,8 +154,17 @@ def config_schedule(config: Any) -> Schedule:
     else:
         name, known = config.beta_schedule, ", ".join(BETAS)
         raise ValueError(f"unknown beta_schedule {name!r}; choose one of {known}, or give trained_betas")
+    if config.snr_shift_scale != 1:
+        schedule = schedule.shifted(config.snr_shift_scale)
     if config.rescale_betas_zero_snr and not schedule.zero_snr:
         schedule = schedules.rescale_zero_terminal_snr(schedule)
+    rises = schedule.angle.diff(prepend=torch.zeros(1)) > 0
+    if not rises.all():
+        t = int(rises.int().argmin())
+        raise ValueError(
+            f"step {t}, counted from 0, has no more noise than the step before (alpha_bar = "
+            f"{schedule.alpha_bar[t].item():.3g}): its beta is 0, or alpha_bar underflows: give betas of another size"
+        )
     return schedule
 
 
@@ -107,9 +174,11 @@ def config_prediction(config: Any, schedule: Schedule) -> str:
     Raises:
         ValueError: a prediction_type that is not known; eps on a schedule with zero terminal SNR.
     """
-    if (name := config.prediction_type) not in PREDICTION_TYPES:
+    if str(name := config.prediction_type).startswith("flow"):
+        raise ValueError(f"unknown prediction_type {name!r}: {FLOW}")
+    if name not in PREDICTION_TYPES:
         raise ValueError(f"unknown prediction_type {name!r}; choose one of {', '.join(PREDICTION_TYPES)}")
-    if name == "epsilon" and schedule.zero_snr:
+    if name == "epsilon" and schedule.angle[-1].item() == math.pi / 2:
         raise ValueError(EPS)
     return PREDICTION_TYPES[name]
 
@@ -125,6 +194,8 @@ def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:
     if levels == "karras":
         low = math.tan(first) if config.sigma_min is None else config.sigma_min
         high = config.sigma_max if config.sigma_max is not None else 80.0 if schedule.zero_snr else math.tan(last)
+        if high > math.tan(last) * (1 + 1e-7):
+            raise ValueError(f"sigma_max = {high:g} is above the last trained level, {math.tan(last):.6g}: pass None")
         if not schedule.zero_snr:
             return grids.karras(N, low, high, config.rho)
         return torch.cat([schedule.angle[-1:], grids.karras(N - 1, low, high, config.rho) if N > 1 else torch.zeros(1)])

@@ -10,7 +10,11 @@ The state is x_phi = cos(phi) x0 + sin(phi) eps at every call, so nothing is sca
     churn               raises the state at the end of the step before, where Algorithm 2 raises it at the start of its
                         own; the first raise belongs to the initial noise, which has its law already
 
-`timesteps` are trained steps counted from 0, fractions between them (linear in the angle) where a grid wants it.
+`timesteps` are trained steps counted from 0, fractions between them (linear in the angle) where a grid wants it. ddim
+and euler are functions of the timestep that is given, on the grid or beside it; the two calls of a step of heun and rk2
+belong together, so a timestep out of turn is refused until `_step_index = None` begins a step anew.
+
+A pipeline that was saved with this scheduler is loaded by DiffusionPipeline.from_pretrained after `import zsnr`.
 
 Source: Lin et al. 2023, Secs. 3.3, 3.4; Karras et al. 2022, Algorithms 1 to 3. That a scheduler can express Algorithm 2
 is derived for this project.
@@ -32,12 +36,12 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr.diffusers.config import LEVELS, check_config, config_grid, config_prediction, config_schedule
+from zsnr.diffusers.config import LEVELS, config_grid, config_prediction, config_schedule, read_config
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import cos_sin, to_v
 from zsnr.rows import Row, advance
-from zsnr.samplers import check_churn, churned, ddim, ddim_step, rk2_step
+from zsnr.samplers import check_churn, churned, ddim, ddim_step, rk2_step, rotation
 
 logger = logging.get_logger(__name__)
 
@@ -51,8 +55,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
     """DDIM, Euler, Heun, alpha family and churn for eps-, x0- and v-models, from exactly zero terminal SNR.
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
-            the schedule that the model was trained on, as in every diffusers scheduler.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, snr_shift_scale,
+            rescale_betas_zero_snr: the schedule that the model was trained on, as in diffusers' schedulers.
         prediction_type: epsilon, sample or v_prediction.
         timestep_spacing: leading, linspace or trailing (Lin et al., Table 2); on a zero-SNR schedule, trailing.
         solver: ddim or euler, one call a step; heun or rk2 (with `alpha`), two calls, but for the last step.
@@ -63,15 +67,20 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             sigma_max, 80 if none is given, and rho steps from there.
         use_karras_sigmas: the same as levels="karras", as other schedulers' configs say it; `levels` decides.
         rho, sigma_min, sigma_max: of karras; the schedule's own first and last sigma if none are given.
-        S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none.
-        clip_sample, clip_sample_range: clamp every estimate of x0, for models of pixels.
+        S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none. S_tmax has no
+            bound where it is None.
+        clip_sample, clip_sample_range: clamp every estimate of x0, for models of pixels, and take eps from the clamped
+            one (DDIM's use_clipped_model_output).
 
-    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take ddim or euler.
+    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take ddim or euler. The
+    strength of image to image counts calls, not noise: with `levels`, or timesteps of one's own, the log says where it
+    begins. The state is x_phi, so there are no `sigmas`, which pipelines would scale it by.
 
     Raises:
         ValueError: at construction, with the remedy: eps on a zero-SNR schedule above all.
     """
 
+    __module__ = "zsnr"  # what a saved pipeline names: diffusers loads from modules that are imported already
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 (diffusers' own convention)
 
     @register_to_config
@@ -95,37 +104,47 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         sigma_max: float | None = None,
         S_churn: float = 0.0,
         S_tmin: float = 0.0,
-        S_tmax: float = math.inf,
+        S_tmax: float | None = None,
         S_noise: float = 1.0,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
+        snr_shift_scale: float = 1.0,
     ) -> None:
         for name, known in CHOICES.items():
             if (value := self.config[name]) not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
-        check_churn(S_churn, S_tmin, S_tmax, S_noise)
+        if clip_sample and not 0 < clip_sample_range < math.inf:
+            raise ValueError(f"clip_sample_range = {clip_sample_range}: a finite bound above 0, or clip_sample=False")
+        self._churn = (S_churn, S_tmin, math.inf if S_tmax is None else S_tmax, S_noise)
+        check_churn(*self._churn)
         if isinstance(trained_betas, Tensor):
             self.register_to_config(trained_betas=trained_betas.tolist())
+        if S_tmax == math.inf:
+            self.register_to_config(S_tmax=None)  # JSON knows no infinity
         self.schedule = schedule = config_schedule(self.config)
         self.prediction = config_prediction(self.config, schedule)
-        self.alphas_cumprod = schedule.alpha_bar.float()  # for pipelines and callbacks that read it
+        if levels or use_karras_sigmas:
+            config_grid(self.config, schedule, 2)  # what is wrong with them, before the first sampling
+        self.betas, self.alphas_cumprod = schedule.betas.float(), schedule.alpha_bar.float()
+        self.alphas = 1 - self.betas  # for pipelines and callbacks that read these three
         self.order = 2 if solver in ("heun", "rk2") else 1
-        self.init_noise_sigma = 1.0  # std of the initial noise, raised for churn: more only where S_noise is not 1
+        self.init_noise_sigma = torch.ones(())  # raised by churn's first raise: more only where S_noise is not 1
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
-        self.sigmas = torch.cat([schedule.sigma.flip(0), torch.zeros(1)]).float()  # of each call; inf at zero SNR
         self._calls: list[Row] = []
+        self._published: list[float] = []
+        self._even = True  # calls, in the timestep
         self._begin_index: int | None = None
-        self._index: int | None = None
-        self._before: tuple[Tensor, Tensor] | None = None  # state and answer at a step's first call
+        self._step_index: int | None = None
+        self._before: tuple[int, Tensor, Tensor] | None = None  # number, state and answer of the last call
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """The scheduler with another's configuration, and with the changes given as keyword arguments.
 
-        A zero-SNR schedule whose config says leading steps, which never visit T, gets trailing ones, with a warning.
+        What is kept of it, and what is said in the log: see `zsnr.diffusers.config.read_config`.
 
         Raises:
             ValueError: the config has no betas (EDM's and flow matching's have not), or predicts what cannot be used.
@@ -133,17 +152,9 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         config = getattr(config, "config", config)  # of a scheduler itself
         if isinstance(config, str | os.PathLike):
             raise ValueError(f"{config} is a path: ZeroSNRScheduler.from_pretrained reads those")
-        given = {**(config or {}), **kwargs}
-        check_config(given)
-        betas = given.get("trained_betas")
-        zero = given.get("rescale_betas_zero_snr") or (betas is not None and betas[-1] == 1)
-        if zero and given.get("timestep_spacing") == "leading" and "timestep_spacing" not in kwargs:
-            logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
-            kwargs["timestep_spacing"] = "trailing"
-        for name in ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"):
-            if given.get(name):
-                logger.warning(f"{name}, which the config asks for, is not done by this scheduler")
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        given = read_config(config or {}, kwargs)
+        given = {name: value for name, value in given.items() if name in (config or ()) or name not in kwargs}
+        return super().from_config(given, return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
         return self.schedule.T
@@ -167,6 +178,11 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: none or several of these, or levels that the model was not trained for.
         """
+        if self._step_index and self._step_index < len(self._calls) and self._calls[self._step_index].stage:
+            logger.warning(
+                "the last sampling stopped between the two calls of a step, and its state is not a step's: for a "
+                "pipeline that stops in the middle (XL's denoising_end), take solver='ddim' or 'euler'"
+            )
         if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
             raise ValueError("give one of num_inference_steps, timesteps and sigmas")
         if timesteps is not None:
@@ -178,22 +194,20 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         top = self.schedule.angle[-1].item()
         angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
-        c = self.config
-        rows = list(churned(angles, self._step_rows, c.S_churn, c.S_tmin, c.S_tmax, c.S_noise))
+        rows = list(churned(angles, self._step_rows, *self._churn))
         if angles[0] <= top < (high := max(row.phi for row in rows)):
             raise ValueError(
                 f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
                 f"{math.tan(top):.6g}: set S_tmax to {math.tan(top) / math.sqrt(2):.4g} at most, or start lower"
             )
         raised = rows.pop(0) if rows[0].stage < 0 else Row(angles[0], 1.0, 0.0)
-        self.init_noise_sigma = math.hypot(raised.a, raised.e)
+        self.init_noise_sigma = torch.tensor(math.hypot(raised.a, raised.e))
         self._calls, self.num_inference_steps = rows, len(angles) - 1
         at = [self.schedule.step_at(call.phi) for call in rows]
         steps = torch.tensor([max(step, step * BELOW) for step in at], dtype=torch.float64)
         steps = steps.to(torch.int64 if all(map(float.is_integer, at)) else torch.float32)
         self._published, self.timesteps = steps.tolist(), steps.to(device)
-        tangents = [math.inf if call.phi == math.pi / 2 else math.tan(call.phi) for call in rows]
-        self.sigmas = torch.tensor([*tangents, 0.0], device=device)
+        self._even = num_inference_steps is not None and not (self.config.levels or self.config.use_karras_sigmas)
         self.set_begin_index(None)
 
     def _step_rows(self, phi: float, psi: float) -> list[Row]:
@@ -230,16 +244,15 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output: what the network predicts (guided, where the pipeline guides), (B, ...).
-            timestep: this call's, from `timesteps`; looked at only at the first, to find where the pipeline begins.
+            timestep: this call's. From it, ddim and euler go to the next lower level of the grid.
             sample: the state that the network was given, (B, ...).
             eta: DDIM's amount of noise, 0 to 1.
             generator: of the fresh noise of churn and eta: one, or a list of one a sample.
+
+        Raises:
+            ValueError: a timestep out of turn, where a step is two calls; eta with another solver than ddim.
         """
-        if self._index is None:
-            self._index = self._begin(timestep) if self._begin_index is None else self._begin_index
-        if self._index >= len(self._calls):
-            raise ValueError("all steps are done: call set_timesteps() before another sampling")
-        call = self._calls[self._index]
+        call, following = self._call(float(timestep), eta)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         v = to_v(model_output.to(x), x, call.phi, self.prediction)
         c, s = cos_sin(call.phi)
@@ -247,47 +260,66 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if self.config.clip_sample:
             x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
             v = (c * x - x0) / s
-        if eta:
-            call = self._ddim(eta, call)
-        if call.stage and self._before is None:
-            raise ValueError(f"sampling begins with the second half of a step (call {self._index}): begin with 2 k")
-        x, self._before = advance(call, x, v, self._before), (x, v)
+        if call.stage and (self._before is None or self._before[0] != following - 2):
+            raise ValueError(f"sampling begins with the second half of a step (call {following - 1}): begin with 2 k")
+        x, self._before = advance(call, x, v, self._before and self._before[1:]), (following - 1, x, v)
         if call.e:
             x = x + call.e * randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        self._index += 1
+        self._step_index = following
         out = x.to(sample.dtype), x0.to(sample.dtype)
         return DDIMSchedulerOutput(*out) if return_dict else out
 
-    def _ddim(self, eta: float, call: Row) -> Row:
-        if self.config.solver != "ddim" or self.config.S_churn:
+    def _call(self, timestep: float, eta: float) -> tuple[Row, int]:
+        """What is done at a timestep, and the number of the call that follows."""
+        if not self._calls and self.order == 2:
+            raise ValueError("call set_timesteps() before step()")
+        if not self._calls:  # `timesteps` has been all of them so far
+            self.set_timesteps(timesteps=range(self.schedule.T - 1, -1, -1))
+        k = self._find(timestep)
+        phi = self.angle_at(timestep) if k is None else self._calls[k].phi
+        following = sum(call.phi >= phi for call in self._calls) if k is None else k + 1
+        psi = self._calls[following].phi if following < len(self._calls) else 0.0
+        if eta and (self.config.solver != "ddim" or self.config.S_churn):
             raise ValueError("eta is DDIM's: with another solver or with churn, leave it 0 and set S_churn")
-        following = self._calls[self._calls.index(call) + 1 :]
-        return next(iter(ddim.rows((call.phi, following[0].phi if following else 0.0), eta)))
+        if eta:
+            return next(iter(ddim.rows((phi, psi), eta))), following
+        if k is None:
+            return self._step_rows(phi, psi)[0] if psi else rotation(phi), following
+        return self._calls[k], following
 
     # --- where in the grid
 
     @property
     def step_index(self) -> int | None:
-        """Number of the next call, or None before the first."""
-        return self._index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Number of the first call, where a pipeline has set one."""
-        return self._begin_index
+        """Number of the next call, or None before the first; `_step_index = None` forgets it."""
+        return self._step_index
 
     def set_begin_index(self, begin_index: int | None = 0) -> None:
         """Begin with this call (pipelines that start in the middle); None: with that of the first timestep given."""
-        self._begin_index, self._index, self._before = begin_index, None, None
+        self._begin_index, self._step_index, self._before = begin_index, None, None
+        if begin_index and not self._even and begin_index < len(self._calls):
+            t, phi = self._published[begin_index], self._calls[begin_index].phi
+            logger.warning(
+                f"sampling begins at timestep {t:g}, sigma = {math.tan(phi):.4g}: a pipeline's strength counts calls, "
+                "and these are not even in the timestep"
+            )
 
-    def _begin(self, timestep: float | Tensor) -> int:
-        if not self._calls:
-            raise ValueError("call set_timesteps() before step()")
+    def _find(self, timestep: float) -> int | None:
+        """The number of a timestep's call; None beside the grid."""
+        turn = self._begin_index if self._step_index is None else self._step_index
+        if turn is not None and self._published[turn : turn + 1] == [timestep]:
+            return turn
+        if self.order == 2 and self._step_index is not None:
+            due = [f"{t:g} is due" for t in self._published[self._step_index :]] or ["all steps are done"]
+            raise ValueError(
+                f"timestep {timestep:g}, but {due[0]}, and a step of {self.config.solver} is two calls: begin anew by "
+                "set_timesteps(), or elsewhere by _step_index = None, or take ddim or euler; one scheduler a thread"
+            )
         # a level that two halves share is begun with the later call, the first half of its own step
-        found = [k for k, t in enumerate(self._published) if t == float(timestep)]
-        if not found:
-            raise ValueError(f"timestep {float(timestep)} is not one of this scheduler's: {self._published}")
-        return found[-1]
+        found = [k for k, t in enumerate(self._published) if t == timestep]
+        if not found and (self.order == 2 or self.config.S_churn):
+            raise ValueError(f"timestep {timestep} is not one of this scheduler's: {self._published}")
+        return found[-1] if found else None
 
     # --- training's view
 
@@ -302,7 +334,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
                 "no timesteps are left: the strength is too small for so few steps; raise it, or num_inference_steps. "
                 "With timesteps= or sigmas= and a solver of two calls, pipelines take calls for steps: use ddim there"
             )
-        both = torch.tensor([cos_sin(self.angle_at(t)) for t in steps], dtype=torch.float64).to(like)
+        both = torch.tensor([cos_sin(self.angle_at(t)) for t in steps], dtype=torch.float64)
+        both = both.to(like.dtype).to(like.device)  # not all devices have float64
         c, s = both.view(-1, 2, *[1] * (like.dim() - 1)).unbind(1)
         return c, s
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zsnr.denoisers import Denoiser, NetworkDenoiser
 from zsnr.diffusers.card import of as card_of
-from zsnr.diffusers.config import from_scheduler, prediction_of
+from zsnr.diffusers.config import check_config, from_scheduler, prediction_of
 from zsnr.edm import EDMDenoiser, Preconditioned
 from zsnr.schedule import Schedule
 
@@ -43,9 +43,10 @@ def denoiser(unet: nn.Module, scheduler: Any, *, whole_steps: bool = False, **co
         scheduler: that of the UNet's pipeline; only its config and its table are read.
 
     Raises:
-        ValueError: eps at zero SNR; a scheduler without a table; or one that is not what the card in the weights, which
-            the UNet was loaded from, says that they were trained for.
+        ValueError: eps at zero SNR; a scheduler without a table, of flow matching or of EDM; or one that is not what
+            the card in the weights, which the UNet was loaded from, says that they were trained for.
     """
+    check_config(scheduler.config)
     if (card := card_of(unet)) is not None:
         card.check_scheduler(scheduler)
     schedule, prediction = from_scheduler(scheduler), prediction_of(scheduler.config)
