@@ -129,7 +129,7 @@ def read_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     if zero and given.get("timestep_spacing") == "leading":
         logger.warning("leading steps never visit T, where a zero-SNR schedule has its pure noise: taking trailing")
         given["timestep_spacing"] = "trailing"
-    elif "timestep_spacing" in dropped or "timestep_spacing" not in given or given.get("steps_offset"):
+    elif "timestep_spacing" in dropped or given.get("timestep_spacing", "leading") == "leading":
         say_once(DROPPED)
     given["_use_default_values"] = list(dropped)
     return given

@@ -271,9 +271,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
 
     def _call(self, timestep: float, eta: float) -> tuple[Row, int]:
         """What is done at a timestep, and the number of the call that follows."""
-        if not self._calls and self.order == 2:
-            raise ValueError("call set_timesteps() before step()")
-        if not self._calls:  # `timesteps` has been all of them so far
+        if not self._calls and self.order == 1:  # `timesteps` has been all of them so far
             self.set_timesteps(timesteps=range(self.schedule.T - 1, -1, -1))
         k = self._find(timestep)
         phi = self.angle_at(timestep) if k is None else self._calls[k].phi
@@ -318,7 +316,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         # a level that two halves share is begun with the later call, the first half of its own step
         found = [k for k, t in enumerate(self._published) if t == timestep]
         if not found and (self.order == 2 or self.config.S_churn):
-            raise ValueError(f"timestep {timestep} is not one of this scheduler's: {self._published}")
+            raise ValueError(f"timestep {timestep} is not one of those that set_timesteps() chose: {self._published}")
         return found[-1] if found else None
 
     # --- training's view
@@ -334,8 +332,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
                 "no timesteps are left: the strength is too small for so few steps; raise it, or num_inference_steps. "
                 "With timesteps= or sigmas= and a solver of two calls, pipelines take calls for steps: use ddim there"
             )
-        both = torch.tensor([cos_sin(self.angle_at(t)) for t in steps], dtype=torch.float64)
-        both = both.to(like.dtype).to(like.device)  # not all devices have float64
+        both = torch.tensor([cos_sin(self.angle_at(t)) for t in steps], dtype=like.dtype).to(like.device)
         c, s = both.view(-1, 2, *[1] * (like.dim() - 1)).unbind(1)
         return c, s
 
