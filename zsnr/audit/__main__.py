@@ -1,14 +1,16 @@
-"""`python -m zsnr.audit`, or `zsnr-audit`: ends with 0 (sound), 1 (flawed) or 2 (cannot be read)."""
+"""`python -m zsnr.audit`, or `zsnr-audit`: ends with 0 (sound), 1 (flawed, or buggy as asked) or 2 (not judged)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import zsnr.audit
-from zsnr.audit import AuditError, audit
+from zsnr.audit import STEPS, AuditError, audit
 
 
 def _numbers(option: str, example: str, texts: Sequence[str], kind: type) -> list[Any]:
@@ -19,11 +21,12 @@ def _numbers(option: str, example: str, texts: Sequence[str], kind: type) -> lis
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 sound, 1 flawed, 2 cannot be read."""
+    """The command line: 0 sound, 1 flawed or with a bug at the steps asked for, 2 cannot be read or judged."""
     parser = argparse.ArgumentParser("python -m zsnr.audit", description=(zsnr.audit.__doc__ or "").split("\n")[0])
-    parser.add_argument("path", help="a pipeline's folder, a scheduler's, or a scheduler_config.json")
+    parser.add_argument("path", help="a pipeline's folder, a scheduler's, its .json, or a .safetensors checkpoint")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--shape", help="of what is denoised, such as 4,64,64")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="N", help=f"to judge the scheduler at, not {STEPS}")
     parser.add_argument("--exhaustive", action="store_true", help="probe every step of every count")
     what = "argument of step, such as eta=1"
     parser.add_argument("--step", action="append", default=[], metavar="NAME=NUMBER", help=what)
@@ -32,11 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shape = _numbers("--shape", "4,64,64", options.shape.split(","), int) if options.shape else None
         pairs = (item.partition("=") for item in options.step)
         step = {name: _numbers("--step", "eta=1", [value], float)[0] for name, _, value in pairs}
-        report = audit(options.path, shape, options.exhaustive, **step)
-    except (ValueError, ImportError) as error:  # ImportError: no diffusers here
+        report = audit(options.path, shape, options.exhaustive, asked=options.steps, **step)
+    except (AuditError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)
         return 2
-    print(report.json() if options.json else report)
+    except Exception:
+        traceback.print_exc()
+        print("this is an error of the audit itself, and says nothing of the model: please report it", file=sys.stderr)
+        return 2
+    try:
+        print(report.json() if options.json else report, flush=True)
+    except BrokenPipeError:  # head has read enough: what is left must not be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report.ok else 1
 
 

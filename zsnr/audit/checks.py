@@ -11,18 +11,37 @@ import numpy as np
 import torch
 
 from zsnr import brightness
-from zsnr.audit.noise_levels import Levels, Table, Unknown
+from zsnr.audit.errors import AuditError, Failed, theirs
+from zsnr.audit.noise_levels import Levels, Table
 from zsnr.audit.probe import HALF, OFF_CURVE, Landing, Probe
 from zsnr.audit.report import Report
+from zsnr.diffusers.config import check_config
 from zsnr.prediction import EPS_AT_ZERO_SNR, cos_sin
 
-MEAN_STD, NARROWED, USUAL, HIGH = 0.5, 0.1, 50, 80
-"""Std of a channel's mean, the data's being 1; share of its std that may be lost; a usual count; a high sigma."""
+MEAN_STD, NARROWED, USUAL, HIGH, SLIGHT = 0.5, 0.1, 50, 80, 0.05
+"""Std of a channel's mean, the data's being 1; share of its std that may be lost; a usual count; a high sigma;
+share of a step's way that it may miss, where that is about one training step."""
 RETRAIN = "fine-tune to v-prediction with Algorithm 1 (rescale_betas_zero_snr=True, timestep_spacing='trailing')"
 FAKE_ZERO = 2**-24 * 1.001
 """Schedulers that cannot take a zero hold 2**-24 in its place."""
 KNOW_ZERO_SNR = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 OTHER_COUNT = "choose a count of steps where it does not happen, or another scheduler"
+DROP_IN = "zsnr.ZeroSNRScheduler.from_config(scheduler.config)"
+
+
+def remedy(probe: Probe) -> str:
+    """What to do about a bug: the drop-in is a remedy where it takes the config."""
+    try:
+        if not isinstance(probe.levels, Table) or probe.name == "ZeroSNRScheduler":
+            return OTHER_COUNT
+        check_config(probe.scheduler.config)
+    except ValueError:
+        return OTHER_COUNT
+    return f"use {DROP_IN}, or a count of steps where it does not happen"
+
+
+def _slight(one: Landing) -> bool:
+    return one.error <= HALF or (one.error < 1 + HALF and one.error < SLIGHT * abs(one.start - one.expected))
 
 
 def loss(alpha_bar: float, shape: Sequence[int]) -> tuple[float, float]:
@@ -42,8 +61,8 @@ def schedule(report: Report, end: float, shape: Sequence[int], T: int, predictio
         narrowed = ratio < 1 - NARROWED
         what = f"T = {T} still holds a signal (alpha_bar = {end:.2g}): from pure noise, "
         what += f"brightness keeps {ratio:.0%} of its std and a prompt loses {lost:.0%} of its own"
-        remedy = RETRAIN if narrowed else f"none needed; to remove it, {RETRAIN}"
-        report.add("flaw" if narrowed else "note", "terminal SNR", what, remedy)
+        then = RETRAIN if narrowed else f"none needed; to remove it, {RETRAIN}"
+        report.add("flaw" if narrowed else "note", "terminal SNR", what, then)
 
 
 def table(report: Report, scheduler: Any, levels: Levels) -> float:
@@ -56,7 +75,7 @@ def table(report: Report, scheduler: Any, levels: Levels) -> float:
             what = (
                 f"{report.subject} does not know rescale_betas_zero_snr, but keeps it; its alpha_bar ends at {end:.3g}"
             )
-            report.add("bug", "zero SNR ignored", what, f"use {', '.join(KNOW_ZERO_SNR)}, which know it")
+            report.add("bug", "zero SNR ignored", what, f"use {DROP_IN}, or {', '.join(KNOW_ZERO_SNR)}")
         else:
             end = 0.0
     table = torch.as_tensor(scheduler.alphas_cumprod).cpu()
@@ -82,20 +101,24 @@ def steps(report: Report, probe: Probe, shape: Sequence[int], counts: Sequence[i
             grids[n] = probe.grid(n)
             if not impossible:
                 landings[n] = probe.run(grids[n]) if exhaustive else probe.ends(grids[n])
-        except Exception as error:  # whatever it is, it is the finding
-            failed[n] = error
+        except Failed as error:  # whatever it is, it is the finding
+            failed[n] = error.__cause__ or error
     report.facts |= {"counts tried": len(counts), "steps probed": sum(map(len, landings.values()))}
     refused = {n: error for n, error in failed.items() if n not in grids and isinstance(error, ValueError)}
     report.errors = dict.fromkeys(refused, math.inf)
     if not grids:
-        raise Unknown(f"{report.subject} refuses every count of steps: {next(iter(failed.values()))}")
+        raise AuditError(f"{report.subject} refuses every count of steps: {next(iter(failed.values()))}")
     if refused:
         n = min(refused)
         report.add("note", "refused", f"set_timesteps({n}): {refused[n]}", "choose another count", refused)
+    if probe.rounded:
+        n = max(probe.rounded, key=lambda n: probe.rounded[n])
+        what = f"the network is told whole time steps, with {n} steps up to {probe.rounded[n]:.2g} beside the level"
+        report.add("note", "rounded", what, "none needed: it is less than a training step", probe.rounded)
     outside = _outside(report, probe, grids)
     if crashed := {n: error for n, error in failed.items() if n not in refused and n not in outside}:
         n = min(crashed)
-        report.add("bug", "error", f"{n} steps end in {crashed[n]!r}", OTHER_COUNT, crashed)
+        report.add("bug", "error", f"{n} steps end in {crashed[n]!r}", remedy(probe), crashed)
     _grids(report, probe, {n: ts for n, ts in grids.items() if n not in outside})
     _start(report, probe, grids, shape)
     _landings(report, probe, landings, exhaustive)
@@ -109,7 +132,7 @@ def _outside(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> list
         why = "there is no such level" if not np.isfinite(ts).all() else f"the table ends at {last}"
         why = "-1 reads the table from its end: pure noise" if ts.min() < first else why
         what = f"{n} steps give {len(ts)}, from t = {ts[0]:g} to t = {ts[-1]:g}; {why}"
-        report.add("bug", "step outside the table", what, "choose another count, or pass timesteps", outside)
+        report.add("bug", "step outside the table", what, remedy(probe), outside)
     return outside
 
 
@@ -122,14 +145,14 @@ def _outliers(values: dict[int, int], slope: int = 0) -> list[int]:
 
 def _grids(report: Report, probe: Probe, grids: dict[int, np.ndarray]) -> None:
     # of a solver with two stages, every second step starts one
-    ways = {n: np.diff(ts[:: probe.order]) for n, ts in grids.items()}
+    ways = {n: np.diff(ts[:: probe.order]) * probe.levels.falls for n, ts in grids.items()}
     long = _outliers({n: len(ts) for n, ts in grids.items()}, probe.order)
     rising = _outliers({n: int((way > 0).sum()) for n, way in ways.items()})
     repeated = _outliers({n: int((way == 0).sum()) for n, way in ways.items()})
     if long:
-        report.add("bug", "length", f"{long[0]} steps make {len(grids[long[0]])} time steps", OTHER_COUNT, long)
+        report.add("bug", "length", f"{long[0]} steps make {len(grids[long[0]])} time steps", remedy(probe), long)
     if rising:
-        report.add("bug", "order", f"with {rising[0]} steps the noise grows on the way", OTHER_COUNT, rising)
+        report.add("bug", "order", f"with {rising[0]} steps the noise grows on the way", remedy(probe), rising)
     if repeated:
         what = f"with {repeated[0]} steps a time step is told twice: the levels are closer than it can tell"
         report.add("note", "repeats", what, "take fewer steps", repeated)
@@ -157,12 +180,14 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], shape: Se
     probe.grid(usual)
     factor = probe.factor(probe.scheduler, 0) or math.nan
     signal, noise = (part / factor for part in levels.state(starts[usual]))
-    start, std = float(getattr(probe.scheduler, "init_noise_sigma", 1.0)), math.hypot(signal * levels.unit, noise)
+    with theirs(f"{probe.name}.init_noise_sigma"):
+        start = float(getattr(probe.scheduler, "init_noise_sigma", 1.0)) or math.nan
+    std = math.hypot(signal * levels.unit, noise)
     wrong = max(noise / start, start / std) - 1  # between the noise and all of the state
     if levels.scales_start and math.isfinite(wrong) and wrong > 1e-5:
-        severity, remedy = ("bug", "scale the noise yourself") if wrong > 1e-2 else ("note", "none needed")
+        severity, then = ("bug", "scale the noise yourself") if wrong > 1e-2 else ("note", "none needed")
         what = f"init_noise_sigma = {start:.6g}, but the first level has std {std:.6g}"
-        report.add(severity, "start", what, remedy)
+        report.add(severity, "start", what, then)
 
 
 def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], exhaustive: bool) -> None:
@@ -177,48 +202,63 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
     if empty:
         n, one = next(iter(empty.items()))
         what = f"step {one.index + 1} of {n} answers a perfect model with NaN or inf, from position {one.start:.4g}"
-        remedy = "start below zero SNR, or use a scheduler that is exact there (DDIM with v or x0)"
-        report.add("bug", "not a number", what, remedy, empty)
-    if missed:
-        n = max(missed, key=lambda n: missed[n].error)
-        one, least = missed[n], "a" if exhaustive else "at least one"
-        kind, verb, remedy = "bug", "off", OTHER_COUNT
-        if truncates := getattr(probe.scheduler, "truncates", False):
-            kind, verb, remedy = "note", "beside", "its solver's own error: take more steps"
-        what = f"{least} step lands {verb} the level that the network is told next; worst with {n} steps, where step "
+        report.add("bug", "not a number", what, f"start below zero SNR, or {remedy(probe)}", empty)
+    slight = {n: one for n, one in missed.items() if all(map(_slight, known[n]))}
+    truncates = getattr(probe.scheduler, "truncates", False)
+    for counts in (slight, {n: one for n, one in missed.items() if n not in slight}):
+        if not counts:
+            continue
+        n = max(counts, key=lambda n: counts[n].error)
+        one, least = counts[n], "a" if exhaustive else "at least one"
+        what = f"{least} step lands off the level that the network is told next; worst with {n} steps, where step "
         what += f"{one.index + 1} goes from {one.start:.5g} to {one.reached:.5g}, not to {one.expected:.5g}"
-        report.add(kind, "solver error" if truncates else "step target", what, remedy, missed)
+        if truncates:
+            report.add("note", "solver error", what, "its solver's own error: take more steps", counts)
+        elif counts is slight:
+            report.add(
+                "note", "slight miss", what, f"none needed at so few steps; to remove it, {remedy(probe)}", counts
+            )
+        else:
+            report.add("bug", "step target", what, remedy(probe), counts)
     if off:
         n, one = next(iter(off.items()))
         what = f"step {one.index + 1} of {n} leaves an input {one.size:.4g} times as large as the model expects"
-        report.add("bug", "off the curve", what, OTHER_COUNT, off)
+        report.add("bug", "off the curve", what, remedy(probe), off)
     if finals:
         usual = min(finals, key=lambda n: abs(n - USUAL))
         report.facts["final sigma"] = sigma = finals[usual]
         if sigma > 1e-3:
             what = f"the last of {usual} steps ends at sigma = {sigma:.3g}, not at the image"
-            remedy = "set_alpha_to_one=True or final_sigmas_type='zero', where the scheduler has it"
-            report.add("note", "final sigma", what, remedy)
+            setting = "set_alpha_to_one=True or final_sigmas_type='zero', where the scheduler has it"
+            report.add("note", "final sigma", what, setting)
 
 
 def custom_sigmas(report: Report, probe: Probe) -> None:
     """Are the sigmas that the user gives the sigmas that are used?"""
-    count, used, error = len(probe.grid(min(8, probe.levels.T))), None, ""
-    starts = slice(0, count, probe.order)  # of two stages, those that start a step
-    given = probe.scheduler.sigmas.double()[starts]
-    for form in (given.tolist(), given):
+    used, error = None, ""
+    try:
+        starts = slice(
+            0, len(probe.grid(min(8, probe.levels.T))), probe.order
+        )  # of two stages, those that start a step
+        with theirs("sigmas"):
+            given = probe.scheduler.sigmas.double()[starts]
+    except Failed:
+        return  # as was found before
+    passed = given if probe.levels.falls > 0 else 1 - given
+    for form in (passed.tolist(), passed):
         try:
-            probe.scheduler.set_timesteps(sigmas=form, **probe.arguments)
-            used = probe.scheduler.sigmas.double()[starts]
+            with theirs("set_timesteps(sigmas=...)"):
+                probe.scheduler.set_timesteps(sigmas=form, **probe.arguments)
+                used = probe.scheduler.sigmas.double()[starts]
             break
-        except (ValueError, NotImplementedError):
-            return  # it says that it does not take them
-        except Exception as raised:
-            error = f"a list raises {raised!r}; "
+        except Failed as failed:
+            if isinstance(failed.__cause__, ValueError | NotImplementedError):
+                return  # it says that it does not take them
+            error = f"a list raises {failed.__cause__!r}; "
     if used is None or (len(used) == len(given) and torch.allclose(used, given, rtol=1e-3, atol=1e-6)):
         return
-    broken = bool((used.diff() >= 0).any() or not used.max() <= given.max() * 1.001)
-    remedy = "do not pass sigmas" if broken else "pass them as they are before the scheduler's shift"
+    broken = bool((used.diff() * probe.levels.falls >= 0).any() or not used.max() <= given.max() * 1.001)
+    then = "do not pass sigmas" if broken else "pass them as they are before the scheduler's shift"
     was, became = (", ".join(f"{v:.4g}" for v in values.tolist()) for values in (given, used))
     what = f"set_timesteps(sigmas=...): {error}[{was}] become [{became}]"
-    report.add("bug" if broken else "note", "custom sigmas", what, remedy)
+    report.add("bug" if broken else "note", "custom sigmas", what, then)

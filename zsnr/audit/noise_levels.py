@@ -17,16 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsnr.audit.errors import AuditError, positive, training_steps
 from zsnr.diffusers.config import PREDICTION_TYPES
 from zsnr.prediction import cos_sin
 
 NAMES = PREDICTION_TYPES | {"flow_prediction": "flow", "trigflow": "v"}
 ANGLES = {"IPNDMScheduler": math.pi / 2, "SCMScheduler": 1.0}
 """Schedulers whose time steps are angles, in this unit; they predict v."""
-
-
-class Unknown(ValueError):
-    """A scheduler whose states are not x0 and Gaussian noise, or whose convention is not known here."""
 
 
 class Levels:
@@ -40,12 +37,13 @@ class Levels:
     p, scale, unit = 2, 1.0, 1.0  # a state's norm is the p-norm, and scale; the data's std in it is unit
     last_angle = math.pi / 2  # the noisiest level of the training
     first_step, last_step = -math.inf, math.inf  # the range of the time steps
+    falls = 1  # -1 where time steps rise from noise to image
     final_angles: tuple[float, ...] = (0.0,)  # where sampling may end
     scales_input = True  # scale_model_input makes the model's input of a state
     scales_start = True  # init_noise_sigma is the size of the first state
 
     def __init__(self, config: Any, prediction: str) -> None:
-        self.prediction, self.T = prediction, int(config.get("num_train_timesteps", 1000))
+        self.prediction, self.T = prediction, training_steps(config)
 
     def angle_of(self, step: float) -> float:
         """Angle of the level that the network is told by a time step; nan where there is none."""
@@ -81,18 +79,32 @@ class Levels:
 
 
 class Table(Levels):
-    """Steps 0 .. T - 1 of a table of alpha_bar."""
+    """Steps 0 .. T - 1 of a table of alpha_bar, which must be numbers in [0, 1] with only the last of them 0."""
 
     first_step = 0
 
     def __init__(self, scheduler: Any, prediction: str) -> None:
         super().__init__(scheduler.config, prediction)
-        a = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
-        self.angle = torch.atan2((1 - a).clamp(min=0).sqrt(), a.clamp(min=0).sqrt()).numpy()
+        for name, pure in (("betas", 1), ("alphas_cumprod", 0)):
+            values = torch.as_tensor(getattr(scheduler, name, ())).detach().cpu().double()
+            wrong = ~((values >= 0) & (values <= 1))
+            wrong[:-1] |= values[:-1] == pure
+            if wrong.any():
+                k = int(wrong.nonzero()[0])
+                must = f"must be a number in [0, 1], and only the last may be {pure}"
+                raise AuditError(f"an impossible table: {name}[{k}] = {values[k]:g}, but it {must}; correct the betas")
+        a = values
+        self.angle_at = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
+        if a[-1] == 1:
+            raise AuditError("an impossible table: all of its betas are 0, so there is no noise; correct the betas")
+        if len(a) != self.T and not self.angle_at:
+            what = f"the table has {len(a)} entries, but num_train_timesteps = {self.T}"
+            raise AuditError(f"cannot be judged: {what}; make them equal")
+        self.angle = torch.atan2((1 - a).sqrt(), a.sqrt()).numpy()
         self.log_sigma = (((1 - a) / a).log() / 2).clamp(-100, 100).numpy()
         self.T, self.last_step, self.last_angle = len(a), len(a) - 1, float(self.angle[-1])
         self.final_angles = (0.0, float(self.angle[0]))  # it may end on the clean image, or on the first level
-        self.angle_at = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
+        self.steps = np.arange(self.T)
 
     def angle_of(self, step: float) -> float:
         if not 0 <= step <= self.last_step:
@@ -106,24 +118,32 @@ class Table(Levels):
 
     def position(self, phi: float) -> float:
         if not phi > self.angle[0]:
-            return phi / float(self.angle[0]) - 1
-        return float(np.interp(min(math.log(self.sigma(phi)), 100.0), self.log_sigma, np.arange(self.T)))
+            return phi / float(self.angle[0]) - 1 if phi else -1.0
+        return float(np.interp(min(math.log(self.sigma(phi)), 100.0), self.log_sigma, self.steps))
 
 
 class Flow(Levels):
-    """Flow matching's straight path, x = (1 - t) x0 + t eps at time step T t; the velocity eps - x0 is predicted."""
+    """Flow matching's straight path, x = (1 - t) x0 + t eps at time step T t; the velocity eps - x0 is predicted.
+
+    Under `invert_sigmas`, as in Mochi, time runs from 0, noise, to 1, the image, and the velocity is x0 - eps.
+    """
 
     p, scales_input = 1, False
 
+    def __init__(self, config: Any, prediction: str) -> None:
+        super().__init__(config, prediction)
+        self.falls = -1 if config.get("invert_sigmas") else 1
+
     def angle_of(self, step: float) -> float:
-        return math.atan2(step / self.T, 1 - step / self.T)
+        t = step / self.T if self.falls > 0 else 1 - step / self.T
+        return math.atan2(t, 1 - t)
 
     def position(self, phi: float) -> float:
         sigma = self.sigma(phi)
         return self.T / (1 + 1 / sigma) if sigma else 0.0
 
     def output(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
-        return eps - x0
+        return self.falls * (eps - x0)
 
 
 class LogSigma(Levels):
@@ -131,9 +151,9 @@ class LogSigma(Levels):
 
     def __init__(self, config: Any, prediction: str) -> None:
         super().__init__(config, prediction)
-        self.sigma_min = float(config.sigma_min)
-        self.sigma_data = self.unit = float(config.get("sigma_data", 1.0))
-        self.last_angle = math.atan(config.sigma_max / self.sigma_data)
+        self.sigma_min, sigma_max = positive(config, "sigma_min"), positive(config, "sigma_max")
+        self.sigma_data = self.unit = positive(config, "sigma_data", 1.0)
+        self.last_angle = math.atan(sigma_max / self.sigma_data)
         if config.get("final_sigmas_type") == "sigma_min":
             self.final_angles = (math.atan(self.sigma_min / self.sigma_data),)
 
@@ -158,17 +178,17 @@ class Angle(Levels):
     def __init__(self, config: Any, step: float) -> None:
         super().__init__(config, "v")
         self.step = step
-        self.scale = self.sigma_data = float(config.get("sigma_data", 1.0))
+        self.scale = self.sigma_data = positive(config, "sigma_data", 1.0)
 
 
 def levels(scheduler: Any) -> Levels:
     """The convention of a diffusers scheduler.
 
     Raises:
-        Unknown: it is none of the four.
+        AuditError: it is none of the four, or says what cannot be.
     """
     config, name = scheduler.config, type(scheduler).__name__
-    prediction = NAMES.get(config.get("prediction_type", "epsilon"), "")
+    prediction = NAMES.get(str(config.get("prediction_type", "epsilon")), "")
     table = getattr(scheduler, "alphas_cumprod", None)
     if prediction == "flow" or (table is None and re.search("FlowMa|EulerAncestralRF", name)):
         return Flow(config, "flow")
@@ -177,5 +197,8 @@ def levels(scheduler: Any) -> Levels:
     if name in ANGLES:
         return Angle(config, ANGLES[name])
     if table is None or not prediction:
-        raise Unknown(f"{name} has no levels that are known here")
+        what = "is no scheduler of images and Gaussian noise whose levels are known here"
+        raise AuditError(
+            f"{name} cannot be judged: it {what}, with prediction_type = {config.get('prediction_type')!r}"
+        )
     return Table(scheduler, prediction)

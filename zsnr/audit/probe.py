@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zsnr.audit.noise_levels import Unknown, levels
+from zsnr.audit.errors import AuditError, Failed, theirs
+from zsnr.audit.noise_levels import Flow, levels
 
 X0 = 0.5
 """The picture: inside every range that a scheduler may clip to."""
@@ -76,14 +77,16 @@ class Probe:
     """
 
     def __init__(self, scheduler: Any, options: dict[str, Any] | None = None, **arguments: Any) -> None:
-        self.scheduler, self.levels = copy.deepcopy(scheduler), levels(scheduler)
-        self.options, self.arguments = dict(options or {}), arguments
-        name, config = type(scheduler).__name__, scheduler.config
+        self.name, config = type(scheduler).__name__, scheduler.config
+        with theirs(f"a copy of {self.name}"):
+            self.scheduler = copy.deepcopy(scheduler)
+        self.levels, self.options, self.arguments = levels(scheduler), dict(options or {}), arguments
         self.signature = inspect.signature(scheduler.step).parameters
         if unknown := set(self.options) - set(self.signature):
-            raise ValueError(f"{name}.step takes no {', '.join(sorted(unknown))}; it takes {', '.join(self.signature)}")
-        if "mask" in self.signature or "Inverse" in name:
-            raise Unknown(f"{name} does not go from noise to a picture step by step")
+            takes = ", ".join(self.signature)
+            raise AuditError(f"{self.name}.step takes no {', '.join(sorted(unknown))}; it takes {takes}")
+        if "mask" in self.signature or "Inverse" in self.name:
+            raise AuditError(f"{self.name} cannot be judged: it does not go from noise to a picture step by step")
         if "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
             self.arguments = {"intermediate_timesteps": None} | arguments
         self.order = max(1, int(getattr(scheduler, "order", 1)))
@@ -93,20 +96,32 @@ class Probe:
         # a variance that is not the posterior's is a choice: the level is then read from the signal alone
         self.signal_only = variance.startswith("fixed_large")
         self.noise, self.draws, self.count = KnownNoise(), 2, 0
+        self.rounded: dict[int, float] = {}
+        """Count of steps: how far the whole time steps that the network is told lie from the levels that are meant."""
         try:
-            steps = len(self.run(self.grid(min(10, self.levels.T))))
-            self.draws = -(-self.noise.drawn // steps)
-        except ValueError:
-            pass  # it refuses this count
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            raise Unknown(f"{name} cannot be stepped as other schedulers are: {error!r}") from error
+            if steps := len(self.run(self.grid(min(10, self.levels.T)))):
+                self.draws = -(-self.noise.drawn // steps)
+        except Failed as error:  # of other kinds of error, this count's fault, or the finding
+            if isinstance(error.__cause__, AttributeError | KeyError | RuntimeError | TypeError | ImportError):
+                raise
 
     def grid(self, count: int) -> np.ndarray:
-        """Its time steps for a count, set."""
+        """Its time steps for a count, set; where they are told as whole numbers, the levels that are meant."""
         self.count = count
-        self.scheduler.set_timesteps(count, **self.arguments)
-        ts = self.scheduler.timesteps.detach().cpu().double().numpy()
-        return ts[:-1] if "SCM" in type(self.scheduler).__name__ else ts  # its last is the image, not a step
+        with theirs(f"{self.name}.set_timesteps({count})"):
+            self.scheduler.set_timesteps(count, **self.arguments)
+            told = self.scheduler.timesteps.detach().cpu()
+        ts = told.double().numpy()
+        if "SCM" in self.name:
+            ts = ts[:-1]  # its last is the image, not a step
+        if not len(ts):
+            raise Failed(f"cannot be judged: {self.name}.set_timesteps({count}) makes no time steps")
+        if isinstance(self.levels, Flow) and not told.is_floating_point() and hasattr(self.scheduler, "sigmas"):
+            meant = self.scheduler.sigmas[: len(ts)].detach().cpu().double().numpy() * self.levels.T
+            if len(meant) == len(ts) and (off := float(np.abs(meant - ts).max())) < 1.001:
+                self.rounded[count] = off
+                return meant
+        return ts
 
     def ends(self, ts: np.ndarray, first: int = 2) -> list[Landing]:
         """The first steps of the grid that is set, the last, and those of the shortest and the longest way.
@@ -117,17 +132,18 @@ class Probe:
         n = len(ts)
         if n <= first + self.order:
             return self.run(ts)
-        ways, ends = -np.diff(ts), []
+        ways, ends = -np.diff(ts) * self.levels.falls, []
         later = {n - 1} | ({int(ways.argmin()), int(ways.argmax())} if self.order == 1 else set())
         for k in sorted(later - set(range(first))):
             k -= k % self.order
             end = copy.copy(self.scheduler)
             vars(end).update({name: list(value) for name, value in vars(end).items() if type(value) is list})
-            if hasattr(end, "set_begin_index"):
-                end.set_begin_index(k)
             try:
+                if hasattr(end, "set_begin_index"):
+                    with theirs(f"{self.name}.set_begin_index"):
+                        end.set_begin_index(k)
                 ends += self.run(ts, k, min(k + self.order, n), end)[-1:]
-            except (AttributeError, TypeError, IndexError, ValueError):
+            except Failed:
                 ends += [Landing(k, math.nan, math.inf, math.nan)]
         landings = self.run(ts, 0, first) + ends
         exact = [one.error < (HALF if one.index < n - 1 else 1e-2) or math.isnan(one.expected) for one in ends]
@@ -173,8 +189,9 @@ class Probe:
         """By how much the model's input is smaller than the state, at step i of the grid that is set."""
         if not self.levels.scales_input or not hasattr(scheduler, "scale_model_input"):
             return 1.0
-        one = torch.ones(1, dtype=torch.float64)
-        return float(scheduler.scale_model_input(one, scheduler.timesteps[i]).item())
+        with theirs(f"{self.name}.scale_model_input"):
+            one = torch.ones(1, dtype=torch.float64)
+            return float(scheduler.scale_model_input(one, scheduler.timesteps[i]).item())
 
     def _step(self, scheduler: Any, x: Tensor, i: int, ts: np.ndarray, memory: Any) -> tuple[Tensor, Any]:
         unit = torch.ones_like(x)
@@ -191,6 +208,6 @@ class Probe:
             arguments |= {"timestep_back": before, "old_pred_original_sample": memory}
         if "prev_timestep" in self.signature:
             arguments["prev_timestep"] = scheduler.timesteps[i + 1] if i + 1 < len(ts) else None
-        with self.noise if self.draws else contextlib.nullcontext():
+        with theirs(f"{self.name}.step"), self.noise if self.draws else contextlib.nullcontext():
             out = scheduler.step(**arguments, return_dict=False)
-        return out[0].double().flatten() / unit, out[1] if len(out) > 1 else None
+            return out[0].double().flatten() / unit, out[1] if len(out) > 1 else None

@@ -1,17 +1,20 @@
-"""A scheduler, and the shape of what it denoises, out of whatever an audit is given."""
+"""A scheduler, or what a single-file checkpoint says, out of whatever an audit is given."""
 
 from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import zsnr
+from zsnr.audit.errors import AuditError, Failed, theirs, training_steps
+from zsnr.diffusers import card
 
-
-class AuditError(ValueError):
-    """What was given cannot be read; the message says what to give instead."""
+EDM, UNET, XL = "edm_vpred.sigma_max", "model.diffusion_model.input_blocks.", "conditioner.embedders.1."
+SAID = {"epsilon": "eps", "v": "v", "v_prediction": "v"}
 
 
 def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
@@ -21,7 +24,6 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
         AuditError: with what to give instead.
     """
     import diffusers
-    from diffusers.configuration_utils import FrozenDict
 
     where, shape = "the config", None
     if isinstance(subject, type):
@@ -29,38 +31,95 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
     if hasattr(subject, "scheduler"):  # a pipeline
         model = getattr(subject, "unet", None) or getattr(subject, "transformer", None)
         shape, subject = _shape(getattr(model, "config", {})), subject.scheduler
-    if hasattr(subject, "set_timesteps"):
+    if all(hasattr(subject, name) for name in ("set_timesteps", "step", "config")):
         return subject, shape
     if isinstance(subject, str | Path):
         file, shape = _file(Path(subject))
         where, subject = str(file), _json(file)
-    if not isinstance(subject, dict | FrozenDict):
-        kind = type(subject).__name__
-        raise AuditError(f"cannot audit a {kind}: give a Schedule, scheduler, pipeline, config or path")
-    name = subject.get("_class_name")
-    if name is None:
+    if not isinstance(subject, Mapping):
+        what = type(subject).__name__
+        raise AuditError(f"cannot audit a {what}: give a Schedule, scheduler, pipeline, config or path")
+    name = str(subject.get("_class_name") or _class_of(subject))
+    if name == "None":
         raise AuditError(f'{where} has no "_class_name": add the scheduler\'s, such as "DDIMScheduler"')
-    scheduler_class: Any = getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, str(name), None)
-    if not hasattr(scheduler_class, "set_timesteps"):
+    kind: Any = getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, name, None)
+    with theirs(name):  # without what it needs, a class raises whatever it is asked
+        is_scheduler = hasattr(kind, "set_timesteps")
+    if not is_scheduler:
         raise AuditError(
             f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}; give the scheduler's own config, "
             "upgrade diffusers, or pass the live object"
         )
-    known = inspect.signature(scheduler_class).parameters
-    if "beta_start" in known and not {"beta_start", "trained_betas", "beta_schedule"} & set(subject):
+    training_steps(subject)
+    if "beta_start" in inspect.signature(kind).parameters and not {"beta_start", "trained_betas", "beta_schedule"} & {
+        *subject
+    }:
         raise AuditError(f"{where} has no betas, and {name} would take its own defaults: add beta_start, beta_end and "
                          "beta_schedule, or trained_betas")  # fmt: skip
     try:
-        return scheduler_class.from_config(dict(subject)), shape
-    except Exception as error:  # whatever a config holds
-        raise AuditError(f"{name} cannot be made from {where}: {error}") from error
+        with theirs(name):
+            return kind.from_config(dict(subject)), shape
+    except Failed as error:
+        raise AuditError(f"{name} cannot be made from {where}: {error.__cause__}") from error
+
+
+def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]:
+    """(facts, alpha_bar at T, prediction, shape) of a single-file checkpoint of Stable Diffusion, XL or not.
+
+    A card of ours in its metadata is all that is needed. Without one, the keys are read that ComfyUI reads: `v_pred`
+    and `ztsnr`; `edm_mean` with `edm_std` (sigma_data 0.5, sigma_max 80); `edm_vpred.sigma_max` (v, sigma_data 1); then
+    the metadata `modelspec.prediction_type` (kohya) or `modelspec.predict_key` (ComfyUI). No such file holds its betas:
+    those of Stable Diffusion are assumed.
+
+    Raises:
+        AuditError: it is no checkpoint, or not of Stable Diffusion.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        found = card.read(file)
+        with safe_open(file, "pt") as opened:
+            keys, said = set(opened.keys()), opened.metadata() or {}
+            sigma_max = opened.get_tensor(EDM).item() if EDM in keys else 80.0 if "edm_mean" in keys else None
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise AuditError(f"{file} cannot be read ({error}): give a checkpoint in .safetensors") from error
+    shape = (4, 128, 128) if any(key.startswith(XL) for key in keys) else (4, 64, 64)
+    if found:
+        return {"card": "its own"}, found.schedule.alpha_bar[-1].item(), found.prediction, shape
+    if not any(key.startswith(UNET) for key in keys):
+        what = f"no tensor {UNET}*, so it is no whole checkpoint of Stable Diffusion, and its schedule is not known"
+        raise AuditError(f"{file} cannot be judged: {what}; give its pipeline's folder, or a scheduler_config.json")
+    spec = said.get("modelspec.prediction_type") or said.get("modelspec.predict_key")
+    prediction = "v" if {"v_pred", EDM} & keys else SAID.get(str(spec), "eps")
+    facts = {"prediction by": "keys" if prediction == "v" and keys & {"v_pred", EDM} else f"metadata ({spec})"}
+    if sigma_max is not None:
+        sigma_data = 1.0 if EDM in keys else 0.5
+        return facts | {"sigma_max": sigma_max}, 1 / (1 + (sigma_max / sigma_data) ** 2), prediction, shape
+    schedule = zsnr.schedule.stable_diffusion()
+    end = 0.0 if "ztsnr" in keys else schedule.alpha_bar[-1].item()
+    return facts | {"assumed": "Stable Diffusion's betas, T = 1000"}, end, prediction, shape
+
+
+def _class_of(config: Mapping[str, Any]) -> str | None:
+    """The class whose arguments are all in a live scheduler's config, which does not name it; None if not one alone."""
+    import diffusers
+
+    if "_use_default_values" not in config:
+        return None
+    names = [name for name in (*dir(diffusers), "ZeroSNRScheduler") if name.endswith("Scheduler")]
+    kinds = {name: getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, name) for name in names}
+    known = {name: set(inspect.signature(kind).parameters) for name, kind in kinds.items() if "Parallel" not in name}
+    most = max(len(known[name]) for name in known if known[name] <= set(config))
+    fitting = [name for name in known if known[name] <= set(config) and len(known[name]) == most]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def known() -> dict[str, dict[str, Any]]:
-    """The configurations of `known.yaml`, by name: source, how it was seen, shape, config."""
+    """The configurations of `known.yaml` whose `needs` is installed, by name: source, `seen`, shape, config."""
     from ruamel.yaml import YAML
 
-    return dict(YAML(typ="safe").load(Path(__file__).with_name("known.yaml")))
+    entries = YAML(typ="safe").load(Path(__file__).with_name("known.yaml"))
+    return {name: one for name, one in entries.items() if not (needs := one.get("needs")) or find_spec(needs)}
 
 
 def _file(path: Path) -> tuple[Path, tuple[int, ...] | None]:
@@ -84,9 +143,10 @@ def _file(path: Path) -> tuple[Path, tuple[int, ...] | None]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        out = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AuditError(f"{file} is not readable JSON ({error}): give a scheduler_config.json") from error
+        out = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        what = "give a scheduler_config.json, or a checkpoint in .safetensors"
+        raise AuditError(f"{file} is not readable JSON ({error}): {what}") from error
     if not isinstance(out, dict):
         raise AuditError(f"{file} holds a {type(out).__name__}, not a config: give a scheduler_config.json")
     return out
@@ -94,4 +154,5 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _shape(config: Any) -> tuple[int, ...] | None:
     channels, size = config.get("in_channels"), config.get("sample_size")
-    return (channels, size, size) if isinstance(channels, int) and isinstance(size, int) else None
+    right = all(isinstance(number, int) and number > 0 for number in (channels, size))
+    return (channels, size, size) if right else None

@@ -24,30 +24,48 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found; `str` is a table."""
+    """What was found; `str` is a table. A scheduler's bug counts against a model at the counts asked for alone."""
 
     subject: str
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     errors: dict[int, float] = field(default_factory=dict)
     """Count of steps: largest miss of a probed step, in training steps; nan: no number; inf: refused."""
+    asked: list[int] = field(default_factory=list)
 
     def add(self, severity: str, name: str, what: str, remedy: str, counts: Iterable[int] = ()) -> None:
         self.findings.append(Finding(severity, name, what, remedy, list(counts)))
 
+    def hit(self, one: Finding) -> list[int]:
+        """The counts asked for that a finding concerns."""
+        return [n for n in self.asked if n in one.counts or not one.counts]
+
     @property
     def ok(self) -> bool:
-        return all(one.severity == "note" for one in self.findings)
+        """No flaw, and no bug that concerns a count asked for."""
+        return not any(one.severity == "flaw" or (one.severity == "bug" and self.hit(one)) for one in self.findings)
 
     @property
     def verdict(self) -> str:
+        """The model's schedule, and its scheduler's bugs, apart."""
         number = Counter(one.severity for one in self.findings)
         listed = ", ".join(f"{number[s]} {s}{'s' * (number[s] > 1)}" for s in SEVERITIES if number[s])
-        return f"{'sound' if self.ok else 'flawed'} ({listed})" if listed else "sound"
+        head = "flawed" if number["flaw"] else "sound"
+        if number["bug"]:
+            hit = sorted({n for one in self.findings if one.severity == "bug" for n in self.hit(one)})
+            where = f"wrong at {ranges(hit)} steps" if hit else f"right at {ranges(self.asked)} steps, wrong elsewhere"
+            head = f"schedule {head}, scheduler {where}"
+        return f"{head} ({listed})" if listed else head
 
     def json(self) -> str:
         """All of it but the errors by count; strict JSON, without NaN."""
-        head = {"subject": self.subject, "ok": self.ok, "verdict": self.verdict, "facts": self.facts}
+        head = {
+            "subject": self.subject,
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "asked": self.asked,
+            "facts": self.facts,
+        }
         return json.dumps(head | {"findings": [asdict(one) for one in self.findings]}, indent=1, allow_nan=False)
 
     def __str__(self) -> str:
