@@ -20,7 +20,7 @@ from zsnr.prediction import EPS_AT_ZERO_SNR, cos_sin
 
 MEAN_STD, NARROWED, USUAL, HIGH, SLIGHT = 0.5, 0.1, 50, 80, 0.05
 """Std of a channel's mean, the data's being 1; share of its std that may be lost; a usual count; a high sigma;
-share of a step's way that it may miss, where that is about one training step."""
+share of a step's way that it may miss, where that is one training step."""
 RETRAIN = "fine-tune to v-prediction with Algorithm 1 (rescale_betas_zero_snr=True, timestep_spacing='trailing')"
 FAKE_ZERO = 2**-24 * 1.001
 """Schedulers that cannot take a zero hold 2**-24 in its place."""
@@ -38,10 +38,6 @@ def remedy(probe: Probe) -> str:
     except ValueError:
         return OTHER_COUNT
     return f"use {DROP_IN}, or a count of steps where it does not happen"
-
-
-def _slight(one: Landing) -> bool:
-    return one.error <= HALF or (one.error < 1 + HALF and one.error < SLIGHT * abs(one.start - one.expected))
 
 
 def loss(alpha_bar: float, shape: Sequence[int]) -> tuple[float, float]:
@@ -107,7 +103,9 @@ def steps(report: Report, probe: Probe, shape: Sequence[int], counts: Sequence[i
     refused = {n: error for n, error in failed.items() if n not in grids and isinstance(error, ValueError)}
     report.errors = dict.fromkeys(refused, math.inf)
     if not grids:
-        raise AuditError(f"{report.subject} refuses every count of steps: {next(iter(failed.values()))}")
+        raise AuditError(
+            f"cannot be judged: {report.subject} refuses every count of steps: {next(iter(failed.values()))}"
+        )
     if refused:
         n = min(refused)
         report.add("note", "refused", f"set_timesteps({n}): {refused[n]}", "choose another count", refused)
@@ -203,7 +201,7 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
         n, one = next(iter(empty.items()))
         what = f"step {one.index + 1} of {n} answers a perfect model with NaN or inf, from position {one.start:.4g}"
         report.add("bug", "not a number", what, f"start below zero SNR, or {remedy(probe)}", empty)
-    slight = {n: one for n, one in missed.items() if all(map(_slight, known[n]))}
+    slight = {n: one for n, one in missed.items() if one.error < min(1 + HALF, SLIGHT * probe.levels.T / n)}
     truncates = getattr(probe.scheduler, "truncates", False)
     for counts in (slight, {n: one for n, one in missed.items() if n not in slight}):
         if not counts:
