@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,19 @@ def weights(path: str | Path) -> list[Path]:
 
 
 def write(path: str | Path, card: Card) -> None:
-    """Add the card to the weights at a path (see `weights`), in place of any they have; tensors stay as they are."""
-    from safetensors.torch import load_file, save_file
+    """Add the card to the weights at a path (see `weights`), in place of any they have; tensors stay as they are.
 
+    The same weights and card are the same bytes: safetensors itself writes several entries in an order left to chance.
+    """
     for file in weights(path):
-        metadata = _metadata(file) or {"format": "pt"}
+        metadata = (_metadata(file) or {"format": "pt"}) | {KEY: card.to_json()}
         partial = file.with_name(file.name + ".tmp")
-        save_file(load_file(file), partial, metadata | {KEY: card.to_json()})
+        with file.open("rb") as old, partial.open("wb") as new:
+            header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+            text = json.dumps(header | {"__metadata__": metadata}, sort_keys=True).encode()
+            text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+            new.write(len(text).to_bytes(8, "little") + text)
+            shutil.copyfileobj(old, new, 2**24)
         partial.replace(file)
 
 

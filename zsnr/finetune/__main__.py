@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe.check()
         check_out(out, replace=False)
         captioned(folder)
-        tuned, _ = fine_tune(pipelines.load(model), folder, recipe, scratch)
+        tuned, _ = fine_tune(pipelines.load(model), folder, recipe, scratch, timed=True)
         save(tuned, out, recipe)
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error

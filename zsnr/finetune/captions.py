@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What Pillow may take a file for, whatever its name: no Ghostscript, no numbers without a range."""
 Captioned = list[tuple[Path, str]]
 
 
@@ -28,7 +30,8 @@ def captioned(folder: str | Path) -> Captioned:
 
     Raises:
         FileNotFoundError: no such folder, no pictures, or metadata that names files that are not there.
-        ValueError: pictures without captions, or metadata that cannot be read.
+        ValueError: pictures without captions, and captions or metadata that cannot be read, or are links out of the
+            folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -44,7 +47,7 @@ def captioned(folder: str | Path) -> Captioned:
             raise FileNotFoundError(f"{metadata} names files that are not there: {first(gone)}")
         remedy = "add a line for each to metadata.jsonl"
     else:
-        texts = {path: _read(text).strip() for path in paths if (text := path.with_suffix(".txt")).is_file()}
+        texts = {path: _read(text, folder).strip() for path in paths if (text := path.with_suffix(".txt")).is_file()}
         remedy = "write metadata.jsonl, or a file NAME.txt beside each NAME" + paths[0].suffix
     if bare := [str(path.relative_to(folder)) for path in paths if path not in texts]:
         raise ValueError(f"{len(bare)} of {len(paths)} pictures have no caption: {first(bare)}; {remedy}")
@@ -54,10 +57,9 @@ def captioned(folder: str | Path) -> Captioned:
 def digest(path: Path) -> tuple[str, str]:
     """The SHA-256 of a picture's file; and why it does not open, if it does not."""
     try:
-        with Image.open(path) as image:
-            image.load()
+        picture(path, 1)
         return hashlib.sha256(path.read_bytes()).hexdigest(), ""
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # all kinds of them, by Pillow's decoders
         return "", f"{path} ({error})"
 
 
@@ -68,7 +70,7 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
         (3, resolution, resolution) in [-1, 1], and Stable Diffusion XL's six sizes: the picture's height and width, the
         top and left of the cut after scaling, the height and width of the result.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         image = ImageOps.exif_transpose(file)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -76,6 +78,9 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
         if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
             image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
         image = image.convert("RGB")
+    # of a strip the middle counts: scaled as a whole, one of a pixel's width would take minutes
+    x, y = (max(0, side - 8 * min(image.size)) // 2 for side in image.size)
+    image = image.crop((x, y, image.width - x, image.height - y))
     scale = resolution / min(image.size)
     width, height = (max(resolution, round(side * scale)) for side in image.size)
     top, left = (height - resolution) // 2, (width - resolution) // 2
@@ -87,20 +92,25 @@ def picture(path: Path, resolution: int, flip: bool = False) -> tuple[Tensor, Te
 
 
 def _metadata(path: Path) -> dict[Path, str]:
-    texts = {}
-    for number, line in enumerate(_read(path).split("\n"), 1):  # other ends of lines may stand in a caption
+    texts: dict[Path, str] = {}
+    for number, line in enumerate(_read(path, path.parent).split("\n"), 1):  # other ends of lines may be in a caption
         if line.strip():
             try:
                 row = json.loads(line)
-                texts[path.parent / row["file_name"]] = row["text"].strip()
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                name, text = path.parent / row["file_name"], row["text"].strip()
+                f"{name}{text}".encode()  # half a surrogate pair is no text
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f'{path}, line {number}: {line[:60]!r} is not {{"file_name": "NAME.png", "text": "CAPTION"}}'
                 ) from error
+            if texts.setdefault(name, text) != text:
+                raise ValueError(f"{path}, line {number}: another caption for {row['file_name']}: leave one of them")
     return texts
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, folder: Path) -> str:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} is a link out of {folder}, to {path.resolve()}: put the file itself there")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

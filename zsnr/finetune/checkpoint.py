@@ -7,11 +7,14 @@ learnt, the data), the starting weights and the first example: not by the text o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,31 @@ def digest(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # bfloat16, too
     return found.hexdigest()[:16]
+
+
+@contextmanager
+def whole(path: Path, partial: Path, remedy: str) -> Iterator[Path]:
+    """Write a file or a folder beside its place, which it takes, from what was there, once it is all written.
+
+    Raises:
+        OSError: what failed; the disk is full: with the remedy. Nothing half written stays, and what was there does.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+    except (OSError, SafetensorError) as error:
+        remove(partial)
+        if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error):  # the latter is Rust's
+            raise OSError(errno.ENOSPC, f"no space is left in {path.parent} for {remedy}") from error
+        raise
+    if path.is_dir():
+        shutil.rmtree(path)
+    partial.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 class Checkpoint:
@@ -77,6 +105,8 @@ class Checkpoint:
 
     def restore(self, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> State:
         """Put what was saved into its places; a new State where nothing was, or cannot be read, which is said."""
+        for orphan in self.folder.glob("checkpoint.*.tmp"):  # of a run that was killed while it wrote
+            orphan.unlink(missing_ok=True)
         if not self.path.exists():
             return State()
         try:
@@ -106,12 +136,11 @@ class Checkpoint:
             tensors |= {f"network.{k}": v for k, v in network.state_dict().items() if k not in frozen}
             for i, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"checkpoint.{os.getpid()}.tmp"
         metadata = {"step": str(state.step), "history": json.dumps(state.history), "total": repr(state.total)}
         metadata |= {"finished": str(state.finished), "facts": json.dumps(self.facts)}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-        partial.replace(self.path)
+        remedy = f"the checkpoint of step {state.step}: free some, or give another scratch. The one before is kept"
+        with whole(self.path, self.folder / f"checkpoint.{os.getpid()}.tmp", remedy) as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -25,7 +25,7 @@ def shared(module: nn.Module) -> Any:
     return copy.deepcopy(module, {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()})
 
 
-def frozen(pipeline: Any) -> dict[str, nn.Module]:
+def frozen(pipeline: Any) -> dict[str, Any]:
     """The parts whose weights decide what a UNet learns, and are not trained, by name."""
     parts = {name: getattr(pipeline, name, None) for name in ("vae", "text_encoder", "text_encoder_2")}
     return {name: part for name, part in parts.items() if part is not None}

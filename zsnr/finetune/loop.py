@@ -72,6 +72,7 @@ def train(
     accumulate: int = 1,
     save_every: float = 20.0,
     note: str = "",
+    timed: bool = False,
 ) -> tuple[nn.Module, History]:
     """Train a copy of `network` by AdamW, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -86,6 +87,7 @@ def train(
         accumulate: parts that a process's share of a batch is split into, one after the other, to save memory.
         save_every: seconds between checkpoints. One is also left by an error, with the steps done before it.
         note: printed where there is no checkpoint of a finished training, for callers that expect one.
+        timed: print, after a few steps, how long one takes.
 
     Returns:
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -107,14 +109,19 @@ def train(
         print("".join(f"{line}\n" for line in news), end="", file=sys.stderr)
     network, optimizer = accelerator.prepare(network, optimizer)
 
+    def check() -> None:
+        if not all(p.isfinite().all() for p in trained):
+            raise FloatingPointError(_diverged("the weights are not finite", recipe, state.step))
+
     def save() -> None:
+        check()
         if accelerator.is_main_process:
             place.save(state, accelerator.unwrap_model(network), average, optimizer)
 
     steps, batch = recipe.steps, recipe.batch
     share = batch // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    every, saved, first = max(1, steps // 50), time.monotonic(), state.step
+    every, saved, first, started = max(1, steps // 50), time.monotonic(), state.step, 0.0
     shown = accelerator.is_main_process and sys.stderr.isatty()
     bar = tqdm(total=steps, initial=state.step, unit="step", disable=not shown)
     while state.step < steps:
@@ -140,10 +147,7 @@ def train(
 
         state.total += accelerator.reduce(sum(losses), "mean").item()
         if not np.isfinite(state.total):
-            raise FloatingPointError(
-                f"the loss is {state.total} after {state.step * batch} pictures, at lr = "
-                f"{recipe.rate(state.step - 1):.3g}: lower lr, or train in float32"
-            )
+            raise FloatingPointError(_diverged(f"the loss is {state.total}", recipe, state.step))
         if state.step % every == 0 or state.step == steps:
             since = state.step - (state.history[-1][0] // batch if state.history else 0)
             state.history.append((state.step * batch, state.total / since))
@@ -151,13 +155,25 @@ def train(
             if accelerator.is_main_process and bar.disable and len(state.history) % 5 == 0:
                 seen, recent = state.history[-1]
                 print(f"{seen:8d} of {steps * batch} pictures, loss {recent:.4f}", flush=True)
-        state.finished = state.step == steps
-        if time.monotonic() - saved > save_every or state.finished:
+        state.finished, now = state.step == steps, time.monotonic()
+        if state.step == first + 1:  # which took longer than others will
+            check()
+            started = now
+        elif timed and accelerator.is_main_process and state.step == min(first + 4, steps):
+            pace = (now - started) / (state.step - first - 1)
+            left = pace * (steps - state.step) / 60
+            print(f"{pace:.3g} s a step, {left:.0f} minutes for the {steps - state.step} that are left", flush=True)
+        if now - saved > save_every or state.finished:
             save()
             saved = time.monotonic()
         bar.update()
     bar.close()
     return average.cpu(), state.history
+
+
+def _diverged(what: str, recipe: Recipe, step: int) -> str:
+    remedy = f"at lr = {recipe.rate(step - 1):.3g}: lower lr, or train in float32"
+    return f"{what} after {step * recipe.batch} pictures, {remedy}"
 
 
 @torch.no_grad()

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from typing import Any, ClassVar
 
 from zsnr.finetune import lora
+
+KINDS: dict[type, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a finite number"),
+    str: (str, "a word"),
+}
 
 
 def option(default: Any, help: str) -> Any:
@@ -36,6 +45,11 @@ class Recipe:
 
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
+        for field in dataclasses.fields(self):
+            value, (kind, what) = getattr(self, field.name), KINDS[type(field.default)]
+            wrong = not isinstance(value, kind) or (type(value) is bool) != (kind is bool)
+            if wrong or (kind is numbers.Real and not math.isfinite(value)):
+                raise ValueError(f"{field.name} = {value!r}: must be {what}")
         for name in self.ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
@@ -81,7 +95,7 @@ class FineTune(Recipe):
     zero_snr: bool = option(True, "Algorithm 1, v-prediction, trailing steps; if not, on as the pipeline is, a control")
     accumulate: int = option(1, "micro-batches that each process's share of a batch is split into, for memory")
     unconditional: float = option(0.1, "probability that a caption is dropped, for guidance")
-    resolution: int = option(512, "of the square pictures, in pixels")
+    resolution: int = option(0, "of the square pictures, in pixels; 0 for the model's own")
     checkpointing: bool = option(False, "of gradients: a third more time, far less memory")
     lora_rank: int = option(0, "of low-rank changes to the UNet, which want a higher lr, about 1e-4; 0 to train it all")
     lora_layers: str = option(
@@ -91,7 +105,7 @@ class FineTune(Recipe):
     )
     flip: bool = option(False, "mirror pictures half of the time")
 
-    ABOVE_ZERO = (*Recipe.ABOVE_ZERO, "accumulate", "resolution")
-    NOT_NEGATIVE = (*Recipe.NOT_NEGATIVE, "lora_rank")
+    ABOVE_ZERO = (*Recipe.ABOVE_ZERO, "accumulate")
+    NOT_NEGATIVE = (*Recipe.NOT_NEGATIVE, "lora_rank", "resolution")
     SHARES = ("unconditional",)
     CHOICES = Recipe.CHOICES | {"lora_layers": tuple(lora.LAYERS)}

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from zsnr.diffusers import card
 from zsnr.diffusers.config import from_scheduler, prediction_of
 from zsnr.finetune import captions, encode, loop, lora, pipelines
-from zsnr.finetune.checkpoint import History, digest
+from zsnr.finetune.checkpoint import History, digest, remove, whole
 from zsnr.finetune.recipe import FineTune
 from zsnr.prediction import target
 
@@ -30,7 +29,7 @@ VERSION = 1
 
 
 def fine_tune(
-    pipeline: DiffusionPipeline, folder: str | Path, recipe: FineTune, scratch: str | Path
+    pipeline: DiffusionPipeline, folder: str | Path, recipe: FineTune, scratch: str | Path, *, timed: bool = False
 ) -> tuple[DiffusionPipeline, History]:
     """Fine-tune a copy of the pipeline's UNet, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -38,13 +37,14 @@ def fine_tune(
         pipeline: of Stable Diffusion 1, 2 or XL; left as it is.
         folder: of captioned pictures, see `zsnr.finetune.captions`.
         scratch: folder for checkpoints, read by all machines; `loop.clean` removes it once the result is safe.
+        timed: print, after a few steps, how long one takes.
 
     Returns:
         A pipeline with the averaged UNet (a LoRA is an adapter on a copy of the old one), the scheduler that goes with
         it, and the other parts of the given pipeline; and (pictures seen, mean loss since the entry before).
     """
     recipe.check()
-    pipelines.check(pipeline, recipe.resolution)
+    recipe = pipelines.fitted(recipe, pipeline)
     aim, scheduler = pipelines.training_target(pipeline, recipe.zero_snr)
     accelerator = Accelerator()
     loop.check_launch(accelerator, recipe, recipe.accumulate)
@@ -55,6 +55,10 @@ def fine_tune(
 
     unet = _network(pipeline.unet, recipe)
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    if accelerator.is_main_process:
+        what = f"{trained:,} parameters, {f'rank {recipe.lora_rank} of' if recipe.lora_rank else 'all of'} the UNet"
+        size = f"{len(pictures)} pictures at {recipe.resolution} x {recipe.resolution}"
+        print(f"training {what}, on {size}: {recipe.steps:,} steps of {recipe.batch}", flush=True)
     frozen = encode.encoder(pipeline, accelerator.device)
     paths, texts = zip(*pictures, strict=True)
 
@@ -86,6 +90,7 @@ def fine_tune(
                 scratch,
                 description,
                 accumulate=recipe.accumulate,
+                timed=timed,
                 save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
             )
     except RuntimeError as error:
@@ -113,23 +118,31 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
     out = Path(out)
     if Accelerator().is_main_process:
         check_out(out, replace=True)
-        partial = out.with_name(f".{out.name}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        if recipe.lora_rank:
-            lora.save(pipeline, partial / "lora")
-            pipeline = lora.merged(pipeline)
-        pipeline.save_pretrained(partial, safe_serialization=True)
-        (partial / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-        aim = card.Card(prediction_of(pipeline.scheduler.config), from_scheduler(pipeline.scheduler))
-        for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
-            card.write(partial / folder, aim)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.replace(out)
+        recipe = pipelines.with_resolution(recipe, pipeline)
+        if not all(p.isfinite().all() for p in pipeline.unet.parameters()):
+            raise FloatingPointError(f"the UNet's weights are not finite in {pipeline.unet.dtype}: nothing is saved")
+        remedy = "the result: free some, and start again with the same scratch, which holds the finished training"
+        with whole(out, partial(out), remedy) as place:
+            if recipe.lora_rank:
+                lora.save(pipeline, place / "lora")
+                pipeline = lora.merged(pipeline)
+            pipeline.save_pretrained(place, safe_serialization=True)
+            pipelines.keep(pipeline, place)
+            (place / "fine_tune.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+            aim = card.Card(prediction_of(pipeline.scheduler.config), from_scheduler(pipeline.scheduler))
+            for folder in ("unet", "lora") if recipe.lora_rank else ("unet",):
+                card.write(place / folder, aim)
     Accelerator().wait_for_everyone()
 
 
+def partial(out: Path) -> Path:
+    """Where a result is written before it is whole."""
+    return out.with_name(f".{out.name}.tmp")
+
+
 def check_out(out: Path, replace: bool) -> None:
+    """Refuse a folder that holds something else; remove what a killed run has left of a result."""
+    remove(partial(out))
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (replace and (out / "fine_tune.json").is_file())):
         raise FileExistsError(f"{out} is there already{', and no earlier result' * replace}: choose a new folder")
 
@@ -173,8 +186,9 @@ def _objective(
     network: nn.Module, x0: Tensor, eps: Tensor, t: Tensor, conditions: dict[str, Any], aim: card.Card, precision: str
 ) -> Tensor:
     """|target - F(x_t, t, conditions)|^2, averaged over latents; t from 0."""
-    alpha = aim.steps.sqrt_alpha_bar.to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
-    sigma = (1 - aim.steps.alpha_bar).sqrt().to(x0.device)[t].to(x0.dtype).view(-1, 1, 1, 1)
+    tables = aim.steps.sqrt_alpha_bar, (1 - aim.steps.alpha_bar).sqrt()
+    # cast, then moved: there are devices without float64
+    alpha, sigma = (table.to(x0.dtype).to(x0.device)[t].view(-1, 1, 1, 1) for table in tables)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = network(alpha * x0 + sigma * eps, t, return_dict=False, **conditions)[0]
     return (target(aim.prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
