@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,10 @@ def train(
             check()
             started = now
         elif timed and accelerator.is_main_process and state.step == min(first + 4, steps):
-            pace = (now - started) / (state.step - first - 1)
-            left = pace * (steps - state.step) / 60
-            print(f"{pace:.3g} s a step, {left:.0f} minutes for the {steps - state.step} that are left", flush=True)
+            pace, left = (now - started) / (state.step - first - 1), steps - state.step
+            print(
+                f"{pace:.3g} s a step, {timedelta(seconds=round(pace * left))} for the {left} that are left", flush=True
+            )
         if now - saved > save_every or state.finished:
             save()
             saved = time.monotonic()

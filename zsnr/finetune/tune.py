@@ -49,16 +49,14 @@ def fine_tune(
     accelerator = Accelerator()
     loop.check_launch(accelerator, recipe, recipe.accumulate)
     pictures = captions.captioned(folder)
-    names = _digests(pictures, accelerator)
-    if accelerator.is_main_process:
-        encode.warn_of_cuts(pipeline, pictures)
-
     unet = _network(pipeline.unet, recipe)
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     if accelerator.is_main_process:
         what = f"{trained:,} parameters, {f'rank {recipe.lora_rank} of' if recipe.lora_rank else 'all of'} the UNet"
         size = f"{len(pictures)} pictures at {recipe.resolution} x {recipe.resolution}"
         print(f"training {what}, on {size}: {recipe.steps:,} steps of {recipe.batch}", flush=True)
+        encode.warn_of_cuts(pipeline, pictures)
+    names = _digests(pictures, accelerator)
     frozen = encode.encoder(pipeline, accelerator.device)
     paths, texts = zip(*pictures, strict=True)
 
