@@ -1,5 +1,6 @@
 """Folders of captioned pictures: what is read, how a picture becomes a square, and what is refused."""
 
+import io
 import json
 
 import numpy as np
@@ -30,8 +31,14 @@ def test_captions_come_from_metadata_or_from_text_files(mark, tmp_path):
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # cut off
 
 
-def named(name: str) -> str:
-    return json.dumps({"file_name": f"{name}.png", "text": name})
+def named(name: str, text: str = "red") -> str:
+    return json.dumps({"file_name": f"{name}.png", "text": text})
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind)
+    return data.getvalue()
 
 
 def metadata(*lines: str) -> dict[str, bytes]:
@@ -50,11 +57,11 @@ def metadata(*lines: str) -> dict[str, bytes]:
         (metadata("", "red.png: red"), ValueError, r"metadata\.jsonl, line 2: 'red\.png: red' is not"),
         (metadata("", "[1]"), ValueError, r"line 2: '\[1\]' is not"),
         (metadata("", '{"file_name": "red.png", "text": 3}'), ValueError, r"line 2"),
-        (
-            {"red.png": PNG, "blue.png": b"no picture"},
-            ValueError,
-            r"2 pictures do not open: .*blue.png \(.*red.png \(",
-        ),
+        (metadata('{"file_name": "red.png", "text": "\\ud800"}'), ValueError, r"line 1: .* is not"),
+        (metadata(named("red"), named("red", "pink")), ValueError, r"line 2: another caption for red\.png"),
+        ({"red.png": encoded(Image.new("F", (8, 8), 0.5), "TIFF")}, ValueError, r"1 pictures do not open: .*red\.png"),
+        ({"red.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"}, ValueError, r"1 pictures do not open"),
+        ({"red.png": PNG, "blue.png": b"none"}, ValueError, r"2 pictures do not open: .*blue.png \(.*red.png \("),
     ],
 )
 def test_a_folder_that_will_not_do_is_refused_before_any_work(files, error, message, tmp_path, monkeypatch):
@@ -65,6 +72,31 @@ def test_a_folder_that_will_not_do_is_refused_before_any_work(files, error, mess
     with pytest.raises(error, match=message):
         fine_tune(tiny.stable_diffusion(), folder, RECIPE, tmp_path)
     assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_a_caption_that_is_a_link_out_of_the_folder_is_not_read(tmp_path):
+    folder = write(tmp_path / "pictures")
+    (tmp_path / "secret").write_text("not for captions")
+    (folder / "red.txt").unlink()
+    (folder / "red.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"red\.txt is a link out of .*pictures, to .*secret"):
+        captioned(folder)
+
+
+def test_pictures_that_would_fill_the_memory_do_not_open(tmp_path, monkeypatch):
+    (path, *_) = write(tmp_path / "pictures").glob("*.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert "exceeds limit" in captions.digest(path)[1]
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
+def test_of_a_strip_only_the_middle_is_scaled(size, tmp_path, monkeypatch):
+    shade = np.where(np.abs(np.arange(2000) - 999.5) < 4, 255, 0).astype(np.uint8)
+    Image.fromarray(shade.reshape(size[1], size[0])).save(tmp_path / "a.png")
+    areas, real = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda z, to, *way: areas.append(to[0] * to[1]) or real(z, to, *way))
+    assert captions.picture(tmp_path / "a.png", 64)[0].mean() > 0.9
+    assert max(areas) <= 8 * 64**2
 
 
 def ramp(width: int, height: int) -> Image.Image:

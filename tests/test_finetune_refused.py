@@ -1,16 +1,21 @@
 """Recipes, models and launches that fine-tuning refuses: in a line, with the remedy, before any work."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
 import pytest
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
 from tuning import RECIPE, write
 
 from lab.models import tiny
+from zsnr.diffusers import card
 from zsnr.finetune import fine_tune, loop, lora, pipelines
 from zsnr.finetune.__main__ import main
+from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,14 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"seed": -1}, "seed = -1: must not be negative"),
+        ({"batch": 2.5}, "batch = 2.5: must be a whole number"),
+        ({"images": True}, "images = True: must be a whole number"),
+        ({"lr": float("inf")}, "lr = inf: must be a finite number"),
+        ({"clip": float("nan")}, "clip = nan: must be a finite number"),
+        ({"lr": "1e-3"}, "lr = '1e-3': must be a finite number"),
+        ({"zero_snr": "no"}, "zero_snr = 'no': must be True or False"),
+        ({"lora_rank": 100_000}, "lora_rank = 100000: this UNet's layers have at most 32"),
         ({"accumulate": 0}, "accumulate = 0"),
         ({"lora_rank": -1}, "lora_rank = -1"),
         ({"unconditional": 1.5}, r"unconditional = 1.5.*\[0, 1\]"),
@@ -33,6 +46,9 @@ def test_a_recipe_that_cannot_be_trained(change, message, folder, tmp_path):
     with pytest.raises(ValueError, match=message):
         fine_tune(tiny.stable_diffusion(), folder, dataclasses.replace(RECIPE, **change), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+V = card.Card("v", rescale_zero_terminal_snr(stable_diffusion()))
 
 
 def zero_snr_of_eps(pipeline):
@@ -48,13 +64,30 @@ def zero_snr_of_eps(pipeline):
         (lambda p: setattr(p.vae, "_hf_hook", object()), r"remove_all_hooks\(\)"),
         (lambda p: setattr(p, "scheduler", diffusers.EDMEulerScheduler()), "EDMEulerScheduler has no table"),
         (zero_snr_of_eps, "predicts v or x0"),
+        (
+            lambda p: p.unet.conv_in.to("meta") and None,
+            "the unet's weights lack conv_in.weight, conv_in.bias",
+        ),
+        (lambda p: p.vae.register_to_config(scaling_factor=None), "scaling_factor is None.*mend its config"),
+        (lambda p: p.vae.register_to_config(scaling_factor=0), "scaling_factor is 0"),
+        (lambda p: p.vae.register_to_config(shift_factor=float("nan")), "its shift_factor nan"),
+        (
+            lambda p: setattr(p, "tokenizer", p.tokenizer.__class__()),
+            r"text_encoder has 514 tokens, tokenizer \d:",
+        ),
+        (lambda p: setattr(p.unet, "card", V), "the network's card contradicts this use: it predicts v, not eps"),
+        (
+            lambda p: p.unet.register_to_config(sample_size=None),
+            "resolution = 0, .* has no sample_size",
+        ),
     ],
 )
 def test_a_pipeline_that_cannot_be_trained(change, message, folder, tmp_path):
     pipeline = tiny.stable_diffusion()
     pipeline = change(pipeline) or pipeline
+    recipe = dataclasses.replace(RECIPE, zero_snr=change is not zero_snr_of_eps, resolution=0)
     with pytest.raises(ValueError, match=message):
-        fine_tune(pipeline, folder, dataclasses.replace(RECIPE, zero_snr=change is not zero_snr_of_eps), tmp_path)
+        fine_tune(pipeline, folder, recipe, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -98,6 +131,38 @@ def test_the_command_line_refuses_in_a_line(option, value, message, folder, tmp_
     with pytest.raises(SystemExit, match=message):
         main([z for pair in given.items() for z in pair])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "taken"]
+
+
+def lose(part: Path) -> None:
+    """Take a tensor out of a part's weights."""
+    tensors = load_file(part)
+    tensors.pop(max(tensors))
+    save_file(tensors, part, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: shutil.rmtree(m / "tokenizer"), "lacks tokenizer, of its model_index.json"),
+        (lambda m: (m / "model_index.json").write_text("[]"), "is not a pipeline's index"),
+        (lambda m: (m / "model_index.json").write_text("{"), "is not a pipeline's index"),
+        (lambda m: (m / "model_index.json").write_text("{}"), "cannot be loaded: '_class_name'"),
+        (lambda m: (m / "model_index.json").write_text('{"_class_name": "Nope"}'), "cannot be loaded: .*Nope"),
+        (lambda m: shutil.rmtree(m) or m.write_text("one file"), "is one file: .*from_single_file"),
+        (lambda m: lose(m / "unet/diffusion_pytorch_model.safetensors"), "the unet's weights lack .* at random: down"),
+        (lambda m: lose(m / "vae/diffusion_pytorch_model.safetensors"), "the vae's weights lack"),
+        (
+            lambda m: lose(m / "text_encoder/model.safetensors"),
+            "the text_encoder's weights lack .* version of transformers",
+        ),
+    ],
+)
+def test_a_damaged_model(change, message, folder, tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    change(tmp_path / "model")
+    with pytest.raises(SystemExit, match=message):
+        main(["--model", f"{tmp_path}/model", "--folder", str(folder), "--out", f"{tmp_path}/out"])
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_model_that_is_nowhere(monkeypatch):

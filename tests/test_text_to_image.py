@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import errno
 import itertools
 import json
 import logging
@@ -19,15 +20,29 @@ import torch
 from accelerate import Accelerator
 from interrupted import Interrupted
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from tuning import LORA, RECIPE, write
 
 from lab import ROOT
 from lab.models import tiny
 from zsnr.diffusers import card
 from zsnr.diffusers.config import from_scheduler
-from zsnr.finetune import captioned, captions, encode, fine_tune, loop, lora, pipelines, save, tune
+from zsnr.finetune import (
+    FineTune,
+    captioned,
+    captions,
+    checkpoint,
+    encode,
+    fine_tune,
+    loop,
+    lora,
+    pipelines,
+    save,
+    tune,
+)
 from zsnr.finetune.__main__ import main
 from zsnr.finetune.recipe import Recipe
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
@@ -494,11 +509,101 @@ def test_xl_is_trained_saved_and_loaded(recipe, xl, folder, tmp_path):
     assert history[-1][0] == 8
 
 
+def test_untrained_parts_are_the_files_they_came_from_unless_they_were_changed(whole, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out"
+    tiny.stable_diffusion(seed=1).save_pretrained(model)
+    (model / "text_encoder/model.bin").touch()
+    for part in ("text_encoder", "vae"):  # as another version might have written them
+        path = next((model / part).glob("*.safetensors"))
+        save_file(load_file(path), path, {"format": "pt", "by": "another"})
+    pipeline = pipelines.load(str(model))
+    pipeline.unet, pipeline.scheduler = whole[0].unet, whole[0].scheduler
+    pipeline.vae.half()
+    save(pipeline, out, RECIPE)
+    copied = [path.relative_to(out) for name in ("text_encoder", "tokenizer", "vae") for path in (out / name).iterdir()]
+    assert len(copied) == 6
+    assert all((out / path).read_bytes() == (model / path).read_bytes() for path in copied)
+    next(pipeline.vae.parameters()).data.add_(1)
+    save(pipeline, out, RECIPE)
+    assert_same(load_file(out / "vae/diffusion_pytorch_model.safetensors"), pipeline.vae.state_dict())
+
+
+def test_the_same_weights_are_the_same_bytes_and_keep_their_tensors(whole, tmp_path):
+    """safetensors orders two entries by chance: half of such files would differ."""
+    written = set()
+    for k in range(8):
+        whole[0].unet.save_pretrained(tmp_path / f"{k}")
+        card.write(tmp_path / f"{k}", whole[0].unet.card)
+        written.add(next((tmp_path / f"{k}").glob("*.safetensors")).read_bytes())
+    assert len(written) == 1
+    assert_same(load_file(next((tmp_path / "0").glob("*.safetensors"))), weights(whole[0]))
+
+
 def test_only_an_earlier_result_is_replaced(whole, tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(FileExistsError, match="and no earlier result"):
         save(whole[0], tmp_path, RECIPE)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_weights_that_are_no_numbers_are_neither_kept_nor_saved(whole, tmp_path):
+    def loss(net, y):
+        return (net.w - y).abs().sqrt().mean()  # 0, and its slope infinite
+
+    with pytest.raises(FloatingPointError, match=r"weights are not finite after 4 pictures, at lr = .*: lower lr"):
+        loop.train(Two(), lambda step: (torch.ones(4),), loss, Recipe(images=4, batch=4), tmp_path, {})
+    broken = copy.copy(whole[0])
+    broken.unet = copy.deepcopy(broken.unet)
+    broken.unet.conv_out.bias.data.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match=r"not finite in torch.float32: nothing is saved"):
+        save(broken, tmp_path / "out", RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), SafetensorError("I/O error: No space left on dev")])
+def test_a_full_disk_names_the_remedy_and_leaves_the_last_good_state(error, pipeline, folder, whole, tmp_path):
+    def full(*args, **_):
+        path = next(z for z in args if isinstance(z, Path))
+        path.mkdir() if path.name == ".out.tmp" else path.write_bytes(b"half")
+        raise error
+
+    with stopping(3, Interrupted()), pytest.raises(Interrupted):
+        fine_tune(pipeline, folder, RECIPE, tmp_path)
+    (place,) = tmp_path.iterdir()
+    (place / "checkpoint.12345.tmp").touch()  # of a run that was killed while it wrote
+    before = (place / "checkpoint.safetensors").read_bytes()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OSError, match="for the checkpoint of step 8: free some, or give another scratch"):
+            fine_tune(pipeline, folder, RECIPE, tmp_path)
+    assert [path.name for path in place.iterdir()] == ["checkpoint.safetensors"]
+    assert (place / "checkpoint.safetensors").read_bytes() == before
+    with stopping(5, AssertionError("began again")):
+        result, _ = fine_tune(pipeline, folder, RECIPE, tmp_path)
+    assert_same(weights(result), weights(whole[0]))
+    save(result, tmp_path / "out", RECIPE)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(result), "save_pretrained", lambda _, *args, **__: full(*args))
+        with pytest.raises(OSError, match="for the result: free some, and start again"):
+            save(result, tmp_path / "out", RECIPE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([place.name, "out"])
+    assert (tmp_path / "out/model_index.json").is_file()
+
+
+class Single(TorchDispatchMode):
+    """A device without float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        assert not (isinstance(out, torch.Tensor) and out.is_meta and out.dtype == torch.float64), function
+        return out
+
+
+def test_the_step_puts_no_float64_on_the_device(pipeline):
+    aim = pipelines.training_target(pipeline, zero_snr=True)[0]
+    z, t = torch.empty(2, 4, 4, 4, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
+    with Single():
+        tune._objective(lambda x, t, return_dict: (x,), z, z, t, {}, aim, "float32")
 
 
 def test_captions_that_are_cut_are_said_once(pipeline, tmp_path, caplog):
@@ -524,8 +629,19 @@ def test_the_command_line_trains_and_saves(pipeline, folder, low_rank, tmp_path,
     again = tiny.quiet(diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out"))
     torch.testing.assert_close(draw(again), draw(tiny.quiet(low_rank[0])), rtol=0, atol=1e-4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out"]
-    assert "20 of 32 pictures" in printed.out
+    first, *rest = printed.out.splitlines()
+    assert first == "training 11,216 parameters, rank 2 of the UNet, on 5 pictures at 8 x 8: 8 steps of 4"
+    assert re.fullmatch(r"[\d.e-]+ s a step, 0:00:\d\d for the 4 that are left", rest[0])
+    assert "20 of 32 pictures" in rest[1]
     assert not printed.err
+
+
+def test_help_is_whole_and_the_resolution_the_model_s_own(pipeline, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = "".join(capsys.readouterr().out.split())
+    assert all("".join(field.metadata["help"].split()) in said for field in dataclasses.fields(FineTune))
+    assert pipelines.fitted(FineTune(), pipeline).resolution == 32
 
 
 def test_a_model_saved_in_half_precision_is_loaded_in_single(tmp_path):

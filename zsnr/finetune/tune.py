@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def _objective(
     tables = aim.steps.sqrt_alpha_bar, (1 - aim.steps.alpha_bar).sqrt()
     # cast, then moved: there are devices without float64
     alpha, sigma = (table.to(x0.dtype).to(x0.device)[t].view(-1, 1, 1, 1) for table in tables)
-    with torch.autocast(x0.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(x0.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
         output = network(alpha * x0 + sigma * eps, t, return_dict=False, **conditions)[0]
     return (target(aim.prediction, x0, eps, alpha, sigma) - output.float()).square().mean()
 
