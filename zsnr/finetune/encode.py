@@ -83,11 +83,8 @@ def warn_of_cuts(pipeline: Any, pictures: captions.Captioned) -> None:
 def quiet(pipeline: Any) -> Iterator[None]:
     """Without the pipeline's own warning of long captions, which would come at every step."""
 
-    def wanted(record: logging.LogRecord) -> bool:
-        return "truncated because CLIP" not in record.getMessage()
-
     logger = logging.getLogger(type(pipeline).__module__)
-    logger.addFilter(wanted)
+    logger.addFilter(wanted := lambda record: "truncated because CLIP" not in record.getMessage())
     try:
         yield
     finally:

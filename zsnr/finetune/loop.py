@@ -160,7 +160,7 @@ def train(
         if state.step == first + 1:  # which took longer than others will
             check()
             started = now
-        elif timed and accelerator.is_main_process and state.step == min(first + 4, steps):
+        elif timed and accelerator.is_main_process and state.step == min(first + 4, steps - 1):
             pace, left = (now - started) / (state.step - first - 1), steps - state.step
             print(
                 f"{pace:.3g} s a step, {timedelta(seconds=round(pace * left))} for the {left} that are left", flush=True

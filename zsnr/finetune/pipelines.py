@@ -153,10 +153,7 @@ def load(model: str) -> Any:
         except Exception as error:  # the libraries' are of all kinds
             none = "" if path.exists() else f"no folder {model}, and none to be had on the hub"
             raise FileNotFoundError(f"{none or f'{model} cannot be loaded'}: {error}") from error
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module):
-            part.float()
-    return pipeline
+    return pipeline.to(torch.float32)
 
 
 def _check_index(path: Path) -> None:

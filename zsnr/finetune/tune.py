@@ -121,7 +121,7 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
         if not all(p.isfinite().all() for p in pipeline.unet.parameters()):
             raise FloatingPointError(f"the UNet's weights are not finite in {pipeline.unet.dtype}: nothing is saved")
         remedy = "the result: free some, and start again with the same scratch, which holds the finished training"
-        with whole(out, partial(out), remedy) as place:
+        with whole(out, out.with_name(f".{out.name}.tmp"), remedy) as place:
             if recipe.lora_rank:
                 lora.save(pipeline, place / "lora")
                 pipeline = lora.merged(pipeline)
@@ -134,14 +134,9 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
     Accelerator().wait_for_everyone()
 
 
-def partial(out: Path) -> Path:
-    """Where a result is written before it is whole."""
-    return out.with_name(f".{out.name}.tmp")
-
-
 def check_out(out: Path, replace: bool) -> None:
     """Refuse a folder that holds something else; remove what a killed run has left of a result."""
-    remove(partial(out))
+    remove(out.with_name(f".{out.name}.tmp"))
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (replace and (out / "fine_tune.json").is_file())):
         raise FileExistsError(f"{out} is there already{', and no earlier result' * replace}: choose a new folder")
 
