@@ -51,7 +51,8 @@ def found(report, severity=None):
     return {one.name: one for one in report.findings if severity in (None, one.severity)}
 
 
-KINDS = {name: kind for name in sorted(dir(diffusers)) if inspect.isclass(kind := getattr(diffusers, name))}
+PUBLIC = sorted({*dir(diffusers)} & {*dir(diffusers.schedulers)})  # pipelines may need more to be imported
+KINDS = {name: kind for name in PUBLIC if inspect.isclass(kind := getattr(diffusers, name))}
 NAMES = [name for name, kind in KINDS.items() if issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin]
 TABLES = [n for n in NAMES if "beta_start" in inspect.signature(KINDS[n]).parameters]
 

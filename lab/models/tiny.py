@@ -6,7 +6,10 @@ text encoder and tokenizer), the same configuration files and the same calling c
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +52,11 @@ def tokenizer(words: Sequence[str] = (), length: int = 77) -> CLIPTokenizer:
                 tokens.append(merged)
                 merges.append(pair)
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, merges, model_max_length=length)
+    with tempfile.TemporaryDirectory() as folder:  # files: transformers 4 takes nothing else
+        vocabulary, pairs = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocabulary.write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
+        pairs.write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
 
 
 def _text(tokenizer: CLIPTokenizer, width: int, projection: bool = False) -> Any:
