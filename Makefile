@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro record test notebooks docs bench lint
+.PHONY: help env repro record test notebooks docs bench lint versions
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -43,6 +43,9 @@ notebooks: env  ## execute every notebook pair again, with default parameters
 
 bench: env  ## time and error against diffusers, and against k-diffusion and azula where they are installed
 	@$(BIN)/python -m benchmarks
+
+versions: env  ## run the tests on the oldest and newest versions, on each Python that is found (ten minutes each)
+	@$(BIN)/python -m pipeline.versions
 
 lint: env  ## put the code in order, then check style and types
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

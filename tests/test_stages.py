@@ -19,7 +19,8 @@ from pipeline.checkout import Refused
 ROOT = Path(__file__).parents[1]
 PARAMS = parameters.load(ROOT / "params.yaml")
 # every instance of every stage, with all templates (matrix, foreach, vars) filled in by DVC itself
-STAGES = [stage for stage in Repo(str(ROOT)).index.stages if isinstance(stage, PipelineStage)]
+with Repo(str(ROOT)) as repo:
+    STAGES = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
