@@ -1,11 +1,14 @@
 """This checkout: where it is, whether there is room to work in it, and what the kernels started from it see."""
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_FREE_MB = 500
+MIN_FILES = 128
+"""Open at once: a kernel's sockets, and what torch and DVC hold."""
 REMEDY = (
     "Free some space (old checkpoints in scratch/, `dvc gc --workspace`) and run the same command again: "
     "finished stages are kept, only this one starts over."
@@ -16,8 +19,15 @@ class Refused(Exception):
     """A request that was turned down; the message says what to change."""
 
 
-def check_disk() -> None:
+def check_machine() -> None:
     """Refuse to start what could not be finished."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < MIN_FILES:
+        if 0 <= hard < MIN_FILES:
+            raise Refused(
+                f"only {hard} files may be open at once, {MIN_FILES} are needed: raise `ulimit -Hn` (as root)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILES, hard))
     free = shutil.disk_usage(ROOT).free / 1e6
     if free < MIN_FREE_MB:
         raise Refused(f"only {free:.0f} MB free at {ROOT}, {MIN_FREE_MB} are needed. {REMEDY}")

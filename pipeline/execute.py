@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 from traitlets.config import Config
 
 from pipeline.checkout import REMEDY, ROOT, Refused
+from pipeline.stopping import with_kernel
 
 # the interpreter that runs this, whatever kernels are installed elsewhere
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -63,31 +65,39 @@ def failed_path(out: Path) -> Path:
     return out.with_name(out.stem + ".failed.ipynb")
 
 
-def run(notebook: NotebookNode, source: Path, target: Path, values: dict[str, Any] | None) -> None:
-    """Execute `notebook`, read from `source`, and write it to `target`; without values it is the pair's other half."""
+def run(notebook: NotebookNode, source: Path, target: Path, values: dict[str, Any] | None, show: bool = True) -> None:
+    """Execute `notebook`, read from `source`, and write it to `target`; without values it is the pair's other half.
+
+    What it prints is shown where there is no progress bar, if `show`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr.isatty()
     notebook.metadata.setdefault("kernelspec", KERNEL)
-    # Unix sockets: no port is opened to other users; in a folder of their own, or two runs at once would share them
-    with tempfile.TemporaryDirectory() as sockets:
-        notebook = papermill.execute_notebook(
-            notebook,
-            failed_path(target).resolve(),
-            parameters=values or {},
-            kernel_name=KERNEL["name"],
-            cwd=source.resolve().parent if values is None else ROOT,
-            progress_bar=terminal,
-            stdout_file=None if terminal else sys.stdout,
-            stderr_file=None if terminal else sys.stderr,
-            start_timeout=300,
-            config=Config(
-                {
-                    "KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"},
-                    # all is written by now; taking torch apart in good order costs a second
-                    "NotebookClient": {"shutdown_kernel": "immediate"},
-                }
-            ),
-        )
+
+    def execute(on_cell: Callable[..., None]) -> NotebookNode:
+        # Unix sockets: no port is opened to other users; in a folder of their own, or two runs at once would share them
+        with tempfile.TemporaryDirectory() as sockets:
+            return papermill.execute_notebook(
+                notebook,
+                failed_path(target).resolve(),
+                parameters=values or {},
+                kernel_name=KERNEL["name"],
+                cwd=source.resolve().parent if values is None else ROOT,
+                progress_bar=terminal,
+                stdout_file=sys.stdout if show and not terminal else None,
+                stderr_file=None if terminal else sys.stderr,
+                start_timeout=300,
+                on_cell_execute=on_cell,
+                config=Config(
+                    {
+                        "KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"},
+                        # all is written by now; taking torch apart in good order costs a second
+                        "NotebookClient": {"shutdown_kernel": "immediate"},
+                    }
+                ),
+            )
+
+    notebook = with_kernel(execute)
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
             raise Refused(f"a cell never ran (sys.exit in one before it?): {cell.source.splitlines()[0]}")

@@ -25,9 +25,12 @@ from typing import Any
 import jupytext
 from nbformat import NotebookNode
 
-from pipeline.checkout import ROOT, Refused, check_disk, set_environment
+from pipeline.checkout import ROOT, Refused, check_machine, set_environment
 from pipeline.execute import drop_views, explain, failed_path, run
 from pipeline.parameters import declared, fill, load
+
+HEADER = "# ---\n# jupyter:\n"
+"""Of every notebook's .py half, by jupytext."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -113,16 +116,24 @@ def run_call(args: argparse.Namespace) -> int:
     try:
         if not source.is_file():
             raise Refused("not a notebook's .py half")
+        if not source.read_text(encoding="utf-8").startswith(HEADER):
+            raise Refused(f"not a notebook's .py half: it has no jupytext header ({HEADER!r})")
         notebook = jupytext.read(source)
         values = filled(notebook, args, load(args.params) if args.profile else {})
         target = target_path(args, values)
         failed = failed_path(target)
         failed.unlink(missing_ok=True)
-        check_disk()
+        check_machine()
         set_environment()
-        run(notebook, source, target, values)
-        if args.profile == "smoke" and source.parent.name == "findings":
+        smoke, finding = args.profile == "smoke", source.parent.name == "findings"
+        # numbers so small give no verdict to be shown
+        run(notebook, source, target, values, show=not (smoke and (finding or source.stem == "claims")))
+        if smoke and finding:
             drop_views(target)
+    except SystemExit:  # a signal
+        if failed:
+            failed.unlink(missing_ok=True)
+        raise
     except Exception as error:
         print(f"{source}: {explain(error)}", file=sys.stderr)
         if failed and failed.exists():

@@ -18,6 +18,7 @@ or the string "1e-4", would otherwise train the wrong model in silence.
 import ast
 import difflib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,13 @@ def sources(defaults: Mapping[str, Any], tree: Mapping[str, Any], profile: str, 
 
 def checked(name: str, value: Any, default: Any, origin: str) -> Any:
     """`value`, if it has the type of the notebook's default (None accepts all, a float accepts an int)."""
+    if not _fits(value):
+        raise Refused(f"{origin} is {reprlib.repr(value)}: give numbers that are finite and fit 64 bits")
     if type(default) is float and type(value) is int:
         return float(value)
     if default is not None and type(value) is not type(default):
         raise Refused(
-            f"{origin} is {value!r} ({type(value).__name__}), but the notebook declares "
+            f"{origin} is {reprlib.repr(value)} ({type(value).__name__}), but the notebook declares "
             f"{name} = {default!r} ({type(default).__name__})"
         )
     return value
@@ -127,9 +130,21 @@ def checked(name: str, value: Any, default: Any, origin: str) -> Any:
 
 def load(path: Path) -> dict[str, Any]:
     """params.yaml as DVC reads it: YAML 1.2, where 1e-4 is a number."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, YAMLError
 
-    return YAML(typ="safe", pure=True).load(path) or {}
+    try:
+        tree = YAML(typ="safe", pure=True).load(path)
+    except (YAMLError, ValueError) as error:  # the latter: characters, or digits, that Python does not read
+        raise Refused(f"{path} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise Refused(f"{path} holds {reprlib.repr(tree)}: give profiles with sections, such as `full: {{train: ...}}`")
+    return tree
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_fits, value))
+    return not isinstance(value, int | float) or abs(value) < 2**63  # NaN is not
 
 
 def _leaves(defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -151,7 +166,7 @@ def _given(pairs: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:
             raise Refused(f"given twice: {name}")
         try:
             values[name] = text if isinstance(leaves[name], str) else json.loads(text)
-        except json.JSONDecodeError:
+        except ValueError:  # no JSON, or too many digits for Python
             values[name] = text
     return values
 

@@ -1,10 +1,12 @@
 """`make repro`: restore what is cached, run the rest, and show what came out.
 
 Stored objects and raw data are checked first: DVC trusts a local remote, and would restore a truncated object
-as it is; and it takes damaged raw data for new data, and records the new hash.
+as it is; and it takes damaged raw data for new data, and records the new hash. One run at a time; a signal ends it,
+and all that it started (`pipeline.stopping`).
 """
 
 import configparser
+import fcntl
 import hashlib
 import json
 import os
@@ -12,23 +14,69 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.checkout import ROOT, Refused, check_disk
+from pipeline import parameters
+from pipeline.checkout import ROOT, Refused, check_machine
+from pipeline.stopping import QUIET, end_group
 
 DVC = [sys.executable, "-m", "dvc"]
+# a DVC that ends with the process that started it
+BOUND_DVC = "import sys, dvc.cli, pipeline.stopping as s; s.end_with(int(sys.argv.pop(1))); sys.exit(dvc.cli.main())"
+CUT_OFF = (
+    "A kill may have cut off a file that DVC was writing: then `git checkout dvc.lock` and `rm .dvc/tmp/rwlock` help,\n"
+    "and what has run since is restored from DVC's cache."
+)
 LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")
 OUTCOME = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
 
 
+def settings(root: Path, *names: str) -> configparser.ConfigParser:
+    """DVC's settings in files of these names: those of the repository, and of this checkout alone."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc" / name for name in names])
+    return config
+
+
 def remote(root: Path) -> tuple[str, Path | None]:
     """The name of DVC's remote, and its folder where it is one; None for a server, and where none is set."""
-    config = configparser.ConfigParser(interpolation=None)
-    config.read([root / ".dvc/config", root / ".dvc/config.local"])
+    config = settings(root, "config", "config.local")
     name = config.get("core", "remote", fallback="")
     url = config.get(f"'remote \"{name}\"'", "url", fallback="")
     return name, None if not url or "://" in url else Path(os.path.normpath(root / ".dvc" / url))
+
+
+def without_git(root: Path) -> None:
+    """Have DVC work where there is no git folder, as in a download: it would look for one, and refuse."""
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        config = settings(root, "config.local")
+        config.read_dict({"core": {"no_scm": "true"}})
+        with open(root / ".dvc/config.local", "w") as file:
+            config.write(file)
+
+
+@contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Refuse to start beside another `make repro`: the lock goes with the process, however that ends."""
+    (root / ".dvc/tmp").mkdir(exist_ok=True)
+    with open(root / ".dvc/tmp/make-repro", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            number, _, since = file.read().partition(" since ")
+            raise Refused(
+                f"`make repro` is running here already, as process {number} since {since}: wait for it, see what it "
+                f"does (`pstree -a {number}`), or stop it (`kill {number}`)"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} since {time.strftime('%H:%M')}")
+        file.flush()
+        yield
 
 
 def check_remote(root: Path) -> None:
@@ -54,7 +102,7 @@ def check_data(root: Path) -> None:
         return
     answer = subprocess.run([*DVC, "status", "--json", *records], cwd=root, capture_output=True, text=True)
     if answer.returncode:
-        raise Refused(f"`dvc status` failed: {answer.stderr.strip()}")
+        raise Refused(f"`dvc status` failed: {answer.stderr.strip()}\n{CUT_OFF}")
     for record, changes in json.loads(answer.stdout).items():
         for change in changes:
             if "modified" in change.get("changed outs", {}).values():
@@ -67,18 +115,25 @@ def check_data(root: Path) -> None:
 def pipeline(root: Path) -> str:
     """Run `dvc repro --pull`, passing its output on; return how many stages it ran, restored and left."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {**os.environ, "PATH": path}  # stages call `python`: this one
+    env = {**os.environ, "PATH": path, QUIET: "1"}  # stages call `python`: this one
     outcomes: dict[str, str] = {}
-    with subprocess.Popen([*DVC, "repro", "--pull"], cwd=root, env=env, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            if match := LINE.match(line):
-                action, name, other, how = match.groups()
-                outcomes[name or other] = OUTCOME.get(action or how, "restored")
+    command = [sys.executable, "-c", BOUND_DVC, str(os.getpid()), "repro", "--pull"]
+    # a group of its own, which can be ended whole, and to which the terminal's Ctrl-C does not go
+    with subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                if match := LINE.match(line):
+                    action, name, other, how = match.groups()
+                    outcomes[name or other] = OUTCOME.get(action or how, "restored")
+        except BaseException:
+            end_group(process)
+            raise
     if process.returncode:
         raise Refused(
             f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
             "If a file is missing, `git checkout dvcstore` brings it back.\n"
+            f"{CUT_OFF}\n"
             "Finished stages are kept: `make repro` goes on from there."
         )
     counts = Counter(outcome for name, outcome in outcomes.items() if not name.endswith(".dvc"))
@@ -119,10 +174,13 @@ def places(root: Path) -> str:
 def main() -> int:
     """Command line; returns the exit status."""
     try:
-        check_disk()
-        check_remote(ROOT)
-        check_data(ROOT)
-        stages = pipeline(ROOT)
+        check_machine()
+        parameters.load(ROOT / "params.yaml")
+        without_git(ROOT)
+        with only_one(ROOT):
+            check_remote(ROOT)
+            check_data(ROOT)
+            stages = pipeline(ROOT)
         rows = json.loads((ROOT / "results/claims.json").read_text())
     except (Refused, OSError) as error:
         print(f"\n{error}", file=sys.stderr)

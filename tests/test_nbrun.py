@@ -2,13 +2,18 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import namedtuple
 
 import jupytext
 import nbformat
+import psutil
 import pytest
 
-from pipeline import checkout, execute, nbrun, parameters
+from pipeline import checkout, execute, nbrun, parameters, stopping
 
 PARAMS = """
 data: {source: pictures, near: 1}
@@ -22,6 +27,9 @@ smoke:
   finding_nb: {lr: 1e-5, steps: 10, flag: true, name: base, levels: [], extra: 0}
   nb: {lr: 1e-5, name: a, more: {steps: 1, flag: true, deep: {levels: [], extra: 0}}}
 """
+HEADER = (
+    "# ---\n# jupyter:\n#   kernelspec: {display_name: Python 3 (ipykernel), language: python, name: python3}\n# ---\n"
+)
 PARAMETERS = """
 # %% tags=["parameters"]
 lr = 1e-4
@@ -47,7 +55,7 @@ def nb(tmp_path):
     def call(code, *options, place=("small",), name="nb", folder=".", parameters=PARAMETERS):
         source = tmp_path / folder / f"{name}.py"
         source.parent.mkdir(exist_ok=True)
-        source.write_text(f"# %% [markdown]\n# # Title\n{parameters}\n# %%\n{code}\n")
+        source.write_text(f"{HEADER}\n# %% [markdown]\n# # Title\n{parameters}\n# %%\n{code}\n")
         out = tmp_path / "new/folder" if place else source.parent
         where = [*place, "-o", str(out)] if place else []
         status = nbrun.main([str(source), *where, "--params", str(tmp_path / "params.yaml"), *options])
@@ -144,12 +152,14 @@ out_dir = ""
 
 
 @pytest.mark.parametrize("folder", ["findings", "stages"])
-def test_smoke_keeps_the_numbers_of_a_finding(nb, tmp_path, folder):
+def test_smoke_keeps_the_numbers_of_a_finding_and_shows_no_verdict(nb, tmp_path, capfd, folder):
     code = f"for name in ('a.png', 'a.json'):\n    open({str(tmp_path / 'new/folder')!r} + '/' + name, 'w').close()"
+    code += "\nprint('Z-01 contradicted')"
     status, out = nb(code, place=("smoke",), folder=folder)
     assert status == 0
     kept = ["a.json"] if folder == "findings" else ["a.json", "a.png", "nb.ipynb"]
     assert sorted(path.name for path in out.parent.iterdir()) == kept
+    assert ("contradicted" in capfd.readouterr().out) == (folder == "stages")
 
 
 @pytest.mark.parametrize("cell", ["steps = 1\nlr = steps * 2", "lr = print", "print(1)", "a = b = 1", "lr: float"])
@@ -162,7 +172,7 @@ def test_defaults_must_be_literals(cell):
 def test_a_folder_is_run_until_one_fails(nb, tmp_path, capfd):
     for name in ("a", "b", "c"):
         code = "print('ran')" if name == "a" else "raise ValueError('stop')"
-        (tmp_path / f"{name}.py").write_text(f"# %%\n{code}\n")
+        (tmp_path / f"{name}.py").write_text(f"{HEADER}\n# %%\n{code}\n")
     assert nbrun.main([str(tmp_path)]) == 1
     assert printed(tmp_path / "a.ipynb") == "ran\n"
     assert (tmp_path / "b.failed.ipynb").exists()
@@ -248,8 +258,60 @@ def test_a_full_disk_in_the_runner_names_the_remedy(nb, capfd, monkeypatch):
 def test_a_nearly_full_disk_is_an_error_before_work(nb, capfd, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(checkout.shutil, "disk_usage", lambda _: usage(10**12, 10**12, 123_000_000))
-    monkeypatch.setattr(nbrun, "run", lambda *_: pytest.fail("it ran"))
-    assert nb("")[0] == 1
-    err = capfd.readouterr().err
-    assert "only 123 MB free" in err
-    assert checkout.REMEDY in err
+    assert f"only 123 MB free at {checkout.ROOT}, 500 are needed. {checkout.REMEDY}" in refused(nb, capfd, monkeypatch)
+
+
+def test_few_open_files_are_raised_or_an_error_before_work(nb, capfd, monkeypatch):
+    limits = {checkout.resource.RLIMIT_NOFILE: (20, 4096)}
+    monkeypatch.setattr(checkout.resource, "getrlimit", limits.get)
+    monkeypatch.setattr(checkout.resource, "setrlimit", limits.__setitem__)
+    checkout.check_machine()
+    assert [*limits.values()] == [(128, 4096)]
+    limits[checkout.resource.RLIMIT_NOFILE] = 20, 20
+    assert "only 20 files may be open at once, 128 are needed" in refused(nb, capfd, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "holds 5: give profiles"),
+        ("[small]", "holds ['small']: give profiles"),
+        ("", "holds None: give profiles"),
+        ("a: b: c", "cannot be read: mapping values are not allowed here"),
+        ("a: " + 5000 * "9", "cannot be read: Exceeds the limit"),
+        (
+            f"small: {{nb: {{lr: {400 * '9'}}}}}",
+            "small.nb.lr is 999999999999999999...9999999999999999999: give numbers",
+        ),
+        ("small: {nb: {levels: [1, .nan]}}", "small.nb.levels is [1, nan]: give numbers that are finite"),
+    ],
+)
+def test_a_file_of_parameters_that_is_none_is_refused(nb, tmp_path, capfd, monkeypatch, text, message):
+    (tmp_path / "other.yaml").write_text(text)
+    assert message in refused(nb, capfd, monkeypatch, "--params", str(tmp_path / "other.yaml"))
+
+
+def test_a_module_is_no_notebook(capfd):
+    assert nbrun.main([nbrun.__file__]) == 1
+    assert "it has no jupytext header" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_the_kernel_too(tmp_path, number):
+    """Interrupted, it leaves no notebook but a training's last step; killed, the kernel sees that it is alone."""
+    code = "import os, time\ntry:\n    print(os.getpid(), flush=True); time.sleep(60)\nfinally:\n    open('kept', 'w')"
+    (tmp_path / "nb.py").write_text(f"{HEADER}\n# %%\n{code}\n")
+    command = [sys.executable, "-m", "pipeline.nbrun", str(tmp_path / "nb.py")]
+    run = subprocess.Popen(command, cwd=checkout.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    kernel = psutil.Process(int(run.stdout.readline()))
+    start = time.monotonic()
+    run.send_signal(number)
+    err = run.communicate()[1]
+    psutil.wait_procs([kernel], timeout=5)
+    assert time.monotonic() - start < 5
+    assert not kernel.is_running()
+    asked = number == signal.SIGINT
+    assert run.returncode == (130 if asked else -9)
+    assert not asked or err == f"\n{stopping.LINE}\n"
+    assert (tmp_path / "kept").exists() == asked
+    assert (tmp_path / "nb.failed.ipynb").exists() != asked
