@@ -20,17 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import parameters
+from pipeline import parameters, stopping
 from pipeline.checkout import ROOT, Refused, check_machine
-from pipeline.stopping import QUIET, end_group
 
 DVC = [sys.executable, "-m", "dvc"]
 # a DVC that ends with the process that started it
 BOUND_DVC = "import sys, dvc.cli, pipeline.stopping as s; s.end_with(int(sys.argv.pop(1))); sys.exit(dvc.cli.main())"
-CUT_OFF = (
-    "A kill may have cut off a file that DVC was writing: then `git checkout dvc.lock` and `rm .dvc/tmp/rwlock` help,\n"
-    "and what has run since is restored from DVC's cache."
-)
 LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")
 OUTCOME = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
 
@@ -102,7 +97,7 @@ def check_data(root: Path) -> None:
         return
     answer = subprocess.run([*DVC, "status", "--json", *records], cwd=root, capture_output=True, text=True)
     if answer.returncode:
-        raise Refused(f"`dvc status` failed: {answer.stderr.strip()}\n{CUT_OFF}")
+        raise Refused(f"`dvc status` failed: {answer.stderr.strip()}")
     for record, changes in json.loads(answer.stdout).items():
         for change in changes:
             if "modified" in change.get("changed outs", {}).values():
@@ -115,7 +110,7 @@ def check_data(root: Path) -> None:
 def pipeline(root: Path) -> str:
     """Run `dvc repro --pull`, passing its output on; return how many stages it ran, restored and left."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {**os.environ, "PATH": path, QUIET: "1"}  # stages call `python`: this one
+    env = {**os.environ, "PATH": path, stopping.QUIET: "1"}  # stages call `python`: this one
     outcomes: dict[str, str] = {}
     command = [sys.executable, "-c", BOUND_DVC, str(os.getpid()), "repro", "--pull"]
     # a group of its own, which can be ended whole, and to which the terminal's Ctrl-C does not go
@@ -127,13 +122,13 @@ def pipeline(root: Path) -> str:
                     action, name, other, how = match.groups()
                     outcomes[name or other] = OUTCOME.get(action or how, "restored")
         except BaseException:
-            end_group(process)
+            stopping.end_group(process)
             raise
     if process.returncode:
         raise Refused(
             f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
-            "If a file is missing, `git checkout dvcstore` brings it back.\n"
-            f"{CUT_OFF}\n"
+            "If a file is missing, `git checkout dvcstore` brings it back; if a kill has cut off one that DVC was writing,\n"
+            "`git checkout dvc.lock` or `rm .dvc/tmp/rwlock` does.\n"
             "Finished stages are kept: `make repro` goes on from there."
         )
     counts = Counter(outcome for name, outcome in outcomes.items() if not name.endswith(".dvc"))

@@ -1,12 +1,16 @@
 """`make repro` says what to do where something is missing or damaged, and shows the claims."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
-from pipeline import checkout, record, repro
+from pipeline import checkout, record, repro, stopping
 
 CONFIG = """
 [core]
@@ -138,13 +142,64 @@ def test_missing_data_stops_the_pipeline_with_a_remedy(root, capfd):
     assert "data/raw" in capfd.readouterr().err
 
 
+def start(root):
+    """`make repro` in the example."""
+    code = "import pathlib, pipeline.repro as r; r.stopping.catch(); r.ROOT = pathlib.Path({!r}); exit(r.main())"
+    (root / "params.yaml").write_text("full: {}")
+    command = [sys.executable, "-c", code.format(str(root))]
+    return subprocess.Popen(command, cwd=checkout.ROOT, stdout=-1, stderr=-1, text=True)
+
+
 def test_the_error_is_what_the_user_sees(root):
     shutil.rmtree(root / "dvcstore")
-    code = f"import pathlib, pipeline.repro as r; r.ROOT = pathlib.Path({str(root)!r}); exit(r.main())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=checkout.ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "DVC's remote `store` cannot be reached" in done.stderr
-    assert "Traceback" not in done.stderr
+    run = start(root)
+    err = run.communicate()[1]
+    assert run.returncode == 1
+    assert "DVC's remote `store` cannot be reached" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_all_that_was_started(root, number):
+    code = "import os, time, pipeline.stopping as s; s.end_with(os.getppid()); print(os.getpid(), flush=True)"
+    (root / "stage.py").write_text(f"{code}; time.sleep(60)")
+    (root / "dvc.yaml").write_text("stages: {slow: {cmd: python stage.py, outs: [out]}}")
+    run = start(root)
+    stage = psutil.Process(next(int(line) for line in run.stdout if line.strip().isdigit()))
+    begin = time.monotonic()
+    run.send_signal(number)
+    err = run.communicate()[1]
+    assert not psutil.wait_procs([stage], timeout=5)[1]
+    assert time.monotonic() - begin < 5
+    assert (run.returncode, err) == ((143, f"\n{stopping.LINE}\n") if number == signal.SIGTERM else (-9, ""))
+
+
+def test_a_second_run_is_told_of_the_first(root):
+    first = repro.only_one(root)
+    with first, pytest.raises(checkout.Refused, match=rf"as process {os.getpid()} since \d\d:"), repro.only_one(root):
+        pytest.fail("it ran")
+    with repro.only_one(root):
+        pass
+
+
+def test_a_download_without_git_works(root):
+    shutil.rmtree(root / ".git")
+    (root / ".dvc/config.local").write_text("[cache]\n    type = copy\n")
+    repro.without_git(root)
+    repro.check_data(root)
+    assert repro.settings(root, "config.local").get("cache", "type") == "copy"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("dvc.lock", "git checkout dvc.lock"), (".dvc/tmp/rwlock", "rm .dvc/tmp/rwlock")]
+)
+def test_what_a_kill_cuts_off_is_named(root, name, remedy):
+    (root / name).write_text("{")
+    with pytest.raises(checkout.Refused, match=remedy):
+        repro.pipeline(root)
+    (root / name).unlink()
+    (root / "dvc.lock").unlink(missing_ok=True)
+    assert repro.pipeline(root) == "0 executed, 1 restored, 0 unchanged"
 
 
 @pytest.mark.parametrize("width", [70, 100, 300])
