@@ -127,8 +127,8 @@ def pipeline(root: Path) -> str:
     if process.returncode:
         raise Refused(
             f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
-            "If a file is missing, `git checkout dvcstore` brings it back; if a kill has cut off one that DVC was writing,\n"
-            "`git checkout dvc.lock` or `rm .dvc/tmp/rwlock` does.\n"
+            "If a file is missing, `git checkout dvcstore` brings it back.\n"
+            "If a kill cut off one that DVC was writing: `git checkout dvc.lock`, or `rm .dvc/tmp/rwlock`.\n"
             "Finished stages are kept: `make repro` goes on from there."
         )
     counts = Counter(outcome for name, outcome in outcomes.items() if not name.endswith(".dvc"))
