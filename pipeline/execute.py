@@ -40,9 +40,14 @@ def stabilise(notebook: NotebookNode) -> None:
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs with each stream in one piece: where it was cut depends on the machine's load."""
+    """The outputs with what was printed in one piece: where it was cut depends on the machine's load.
+
+    Without stderr, which tells the terminal of this run: where a training goes on from, what is out of date.
+    """
     whole: list[NotebookNode] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            continue
         if whole and output.output_type == "stream" and output.name == whole[-1].get("name"):
             whole[-1]["text"] += output.text
         else:

@@ -182,13 +182,14 @@ def test_a_folder_is_run_until_one_fails(nb, tmp_path, capfd):
 
 
 def test_two_runs_write_the_same_bytes(nb):
-    code = "import time\nprint('a', flush=True)\ntime.sleep(0.1)\nprint('b')\nlr"
+    code = "import sys, time\nprint('a', flush=True)\nprint('going on', file=sys.stderr)\ntime.sleep(0.1)\nprint('b')\nlr"
     first = nb(code, "-p", "steps=4")[1].read_bytes()
     status, out = nb(code, "-p", "steps=4")
     assert status == 0
     assert out.read_bytes() == first
     assert b'"steps": 4' in first, "the parameters of the run are part of the record"
     assert first.count(b'"stream"') == 1, "a stream is stored in one piece, wherever it was cut"
+    assert b"going on" not in first, "what is said of this run alone is not a result"
 
 
 def test_a_pair_is_rewritten_as_jupytext_would(nb, tmp_path):
