@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro record test notebooks docs bench lint versions
+.PHONY: help env repro record test kill peers versions notebooks docs bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -37,6 +37,9 @@ record: env  ## after a run: keep its results in dvcstore/, and nothing that no 
 
 test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
+
+kill: env  ## kill trainings at 100 random moments, and see that nothing is lost (about 20 minutes)
+	@$(BIN)/python tests/kill.py
 
 notebooks: env  ## execute every notebook pair again, with default parameters
 	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
