@@ -53,9 +53,9 @@ def _replace(owner: type, name: str, change: Callable[[Any], Any]) -> None:
 
 
 def _pipeline(components: dict[str, Any]) -> dict[str, Any]:
-    config = components["scheduler"].config
-    # their spacing is said aloud: left at its default, it would become our default
-    changes = ZERO if MODE == "zero" else {"timestep_spacing": config.get("timestep_spacing", "leading")}
+    # said aloud, each: what was left at their default would become our default
+    config = {k: v for k, v in components["scheduler"].config.items() if k != "_use_default_values"}
+    changes = ZERO if MODE == "zero" else {}
     return components | {"scheduler": ZeroSNRScheduler.from_config(config, **changes)}
 
 
@@ -80,9 +80,9 @@ def _takes(item: Any) -> bool:
     if owner is None or OTHERS.search(item.originalname):
         return False
     source = inspect.getsource(inspect.unwrap(vars(owner)["get_dummy_components"]))
-    if found := REPLACED.search(source):
-        if MODE != "theirs":
-            _replace(owner, "get_dummy_components", _pipeline)
+    found = REPLACED.search(source)
+    if found and MODE != "theirs":
+        _replace(owner, "get_dummy_components", _pipeline)
     return bool(found)
 
 
