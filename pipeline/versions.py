@@ -84,7 +84,7 @@ def tried(venv: Path, log: Path) -> Column:
     pytest = [venv / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     surroundings = {"PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     surroundings |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*pytest, f"--junitxml={venv / 'report.xml'}", *files, README]
+    command = [*map(str, pytest), f"--junitxml={venv / 'report.xml'}", *map(str, files), README]
     with log.open("w") as out:
         subprocess.run(command, cwd=ROOT, env=os.environ | surroundings, stdout=out, stderr=out)
     suite = next(ElementTree.parse(venv / "report.xml").iter("testsuite")).attrib

@@ -182,7 +182,9 @@ def test_a_folder_is_run_until_one_fails(nb, tmp_path, capfd):
 
 
 def test_two_runs_write_the_same_bytes(nb):
-    code = "import sys, time\nprint('a', flush=True)\nprint('going on', file=sys.stderr)\ntime.sleep(0.1)\nprint('b')\nlr"
+    code = (
+        "import sys, time\nprint('a', flush=True)\nprint('going on', file=sys.stderr)\ntime.sleep(0.1)\nprint('b')\nlr"
+    )
     first = nb(code, "-p", "steps=4")[1].read_bytes()
     status, out = nb(code, "-p", "steps=4")
     assert status == 0

@@ -85,7 +85,7 @@ def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]
         raise AuditError(f"{file} cannot be read ({error}): give a checkpoint in .safetensors") from error
     shape = (4, 128, 128) if any(key.startswith(XL) for key in keys) else (4, 64, 64)
     if found:
-        return {"card": "its own"}, found.schedule.alpha_bar[-1].item(), found.prediction, shape
+        return {"card": "its own"}, found.steps.alpha_bar[-1].item(), found.prediction, shape
     if not any(key.startswith(UNET) for key in keys):
         what = f"no tensor {UNET}*, so it is no whole checkpoint of Stable Diffusion, and its schedule is not known"
         raise AuditError(f"{file} cannot be judged: {what}; give its pipeline's folder, or a scheduler_config.json")
