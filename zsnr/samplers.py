@@ -24,7 +24,7 @@ Source: Lin et al. 2023, Eqs. 20-22; Karras et al. 2022, Algorithms 1 to 3, App.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -163,12 +163,12 @@ def dpmpp_2m(angles: Sequence[float]) -> Iterator[Row]:
 
 
 @sampler()
-def heun(angles: Sequence[float], path: Path = ANGLE) -> Iterator[Row]:
+def heun(angles: Sequence[float], path: Path = ANGLE) -> Iterable[Row]:
     """Heun's method along a path (EDM, Algorithm 1): 2N - 1 evaluations, second order.
 
     x' = x + h dx/dt;   x <- x + h/2 (dx/dt + dx'/dt')
     """
-    yield from rk2.rows(angles, path=path)
+    return rk2.rows(angles, path=path)
 
 
 @sampler()
