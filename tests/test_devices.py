@@ -12,6 +12,7 @@ from torch import nn
 import zsnr
 from lab.models import backdrop, edm_training, mixture, training
 from zsnr import Gaussian, NetworkDenoiser, edm, guidance, prediction
+from zsnr.diffusers import Card
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
 from zsnr.finetune import tune
 
@@ -101,7 +102,7 @@ for k in prediction.PREDICTIONS:
 for k in edm.COLUMNS:
     PATHS[f"train {k}"] = partial(train, on_edm, edm_training.EDMRecipe(precondition=k, loss=k))
 PATHS |= {
-    "fine-tune": partial(train, tune._objective, {}, LEAKY, "v", "fp32"),
+    "fine-tune": partial(train, tune._objective, {}, Card("v", LEAKY), "fp32"),
     "drop-in": partial(drop_in, solver="ddim"),
     "drop-in, churn": partial(drop_in, solver="rk2", S_churn=1.0, S_tmax=1.0),
     "solve": lambda: GAUSSIANS[0].solve(there(), 1.0),
@@ -109,10 +110,9 @@ PATHS |= {
     "rescaled": lambda: guidance.rescaled(there(), there()),
     "schedule": lambda: zsnr.from_betas(there().flatten() * 0 + 0.1),
 }
-MOVED = pytest.mark.xfail(strict=True, raises=TypeError, reason="the schedule is moved, and then indexed and cast")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=MOVED if n == "fine-tune" else ()) for n in PATHS])
+@pytest.mark.parametrize("name", PATHS)
 def test_the_device_meets_no_float64_and_no_tensor_of_the_cpu(name):
     with Strict():
         PATHS[name]()
