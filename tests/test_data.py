@@ -187,11 +187,45 @@ def test_any_folder_of_images(tmp_path, mode, channels):
     assert torch.equal(conditions[:, 1], word(x[:, 0, 0, 0]))
 
 
-@pytest.mark.parametrize("n", [2, 6, 7, 8])
+@pytest.mark.parametrize("n", [4, 6, 7, 8])
 def test_small_folders_have_both_splits(tmp_path, n):
     folder(tmp_path, "L", n)
-    sizes = [len(data.load(tmp_path, split)) for split in ("train", "test")]
-    assert sizes == [n - 1, 1]
+    train, test = (data.load(tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (n - 1, 1)
+    assert set(train.label.tolist()) == {0, 1, 2}
+
+
+def test_no_class_is_in_the_test_split_alone(tmp_path):
+    folder(tmp_path, "L", 3)
+    with pytest.raises(ValueError, match=r"no class of .* has two images.*: cats, dogs, image"):
+        data.load(tmp_path)
+    for i in range(6):
+        Image.new("L", (40, 40), 9).save(tmp_path / f"cats/{i}.png")
+    shutil.move(tmp_path / "02.bmp", tmp_path / "cats/02.bmp")
+    train, test = (data.load(tmp_path, split) for split in ("train", "test"))  # 8 of cats, and the ninth alone
+    assert set(train.label.tolist()) == {0, 1}
+    assert test.label.tolist() == [0]
+
+
+def test_images_are_upright_and_hidden_ones_are_left(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), [16, 16], axis=0).repeat(32, 1))
+    for name in ("a.png", "b.png"):
+        half.save(tmp_path / name, exif=exif)
+    (tmp_path / ".thumbnails").mkdir()
+    half.save(tmp_path / ".thumbnails/a.png")
+    half.save(tmp_path / "._a.png")
+    train = data.load(tmp_path)
+    assert (train.classes, len(train)) == (("image",), 1)
+    assert train.image[0, 0, 0, 0] == 255
+    assert train.image[0, 0, -1, 0] == 0
+
+
+def test_images_beside_a_folder_of_their_class_are_refused(tmp_path):
+    (folder(tmp_path, "L") / "cats").rename(tmp_path / "image")
+    with pytest.raises(ValueError, match=r"of class 'image', as its folder of that name: rename it"):
+        data.load(tmp_path)
 
 
 def test_one_colour_image_makes_all_of_them_colour(tmp_path):
@@ -201,7 +235,7 @@ def test_one_colour_image_makes_all_of_them_colour(tmp_path):
     assert data.load(tmp_path, "test").image[0, :, 0, 0].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("how", ["text", "truncated", "directory"])
+@pytest.mark.parametrize("how", ["text", "truncated", "directory", "floats", "PostScript"])
 def test_a_broken_image_is_named(tmp_path, how):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(tmp_path / "good.png")
     shutil.copy(tmp_path / "good.png", tmp_path / "fine.png")
@@ -210,6 +244,10 @@ def test_a_broken_image_is_named(tmp_path, how):
         bad.write_text("not an image")
     elif how == "truncated":
         bad.write_bytes((tmp_path / "good.png").read_bytes()[:-600])
+    elif how == "floats":
+        Image.new("F", (40, 40), 0.5).save(bad, "TIFF")
+    elif how == "PostScript":
+        bad.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     else:
         bad.mkdir()
     with pytest.raises(ValueError, match=r"bad.png does not open as an image(.|\n)*mend or remove it"):

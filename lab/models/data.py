@@ -27,6 +27,10 @@ SIZE = 32
 FRAME = 2
 WORDS = ("black", "dark", "grey", "light", "white")
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name: no Ghostscript."""
+NO_FOLDER = "image"
+"""The class of images that lie in no subfolder."""
 SHA256 = {
     "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
     "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
@@ -95,13 +99,15 @@ def load(source: str | Path, split: str = "train") -> Images:
 
     Args:
         source: the folder. With the four gzipped IDX files in it, it is Fashion-MNIST; otherwise every image below it
-            is read, cropped to a square, scaled to 32x32, and classed by its first subfolder; each seventh one, in
-            order of name, is in the test split. Such images fill the frame, so their level is their own.
+            that is not hidden is read, turned upright, cropped to a square, scaled to 32x32, and classed by its first
+            subfolder; each seventh one, in order of name, is in the test split, but for a class that would have no
+            other. Such images fill the frame, so their level is their own.
         split: train or test.
 
     Raises:
         FileNotFoundError: no such folder, a file is missing, or there are no images.
-        ValueError: a file is damaged, or the split is unknown.
+        ValueError: a file is damaged, the split is unknown, images lie beside a folder `image`, whose class they would
+            be, or no class has two of them.
     """
     source = Path(source)
     if split not in ("train", "test"):
@@ -133,33 +139,44 @@ def _idx(path: Path, header: int) -> np.ndarray:
 
 
 def _folder(folder: Path, split: str) -> Images:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    extensions = set(Image.registered_extensions())
+    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in FORMATS}
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in extensions)
+    files = [p for p in files if not any(part[0] == "." for part in p.relative_to(folder).parts)]
     if len(files) < 2:
         raise FileNotFoundError(f"{len(files)} images below {folder}: point data.source at a folder of at least 2")
-    classes = sorted({_class(p, folder) for p in files})
+    if (folder / NO_FOLDER).is_dir() and any(path.parent == folder for path in files):
+        raise ValueError(f"images in {folder} itself are of class {NO_FOLDER!r}, as its folder of that name: rename it")
+    labels = [_class(path, folder) for path in files]
+    classes = sorted(set(labels))
     pictures = []
     for path in files:
         try:
-            with Image.open(path) as file:
-                if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-                    picture = Image.fromarray((np.asarray(file) // 257).clip(0, 255).astype(np.uint8))
-                else:
-                    picture = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
+            with Image.open(path, formats=FORMATS) as file:
+                picture = ImageOps.exif_transpose(file)
+            if picture.mode == "F":
+                raise TypeError("its numbers are floats, whose range is not known")
+            if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+                picture = Image.fromarray((np.asarray(picture) // 257).clip(0, 255).astype(np.uint8))
+            picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
             pictures.append(ImageOps.fit(picture, (SIZE, SIZE)))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow's for a broken chunk
+        except Exception as error:  # all kinds of them, by Pillow's decoders
             raise ValueError(f"{path} does not open as an image ({error}): mend or remove it") from error
     mode = "RGB" if any(p.mode == "RGB" for p in pictures) else "L"
     array = np.stack([np.atleast_3d(np.asarray(p.convert(mode))) for p in pictures])
-    held_out = set(range(6, len(files), 7)) or {len(files) - 1}
+    held_out = set(range(6, len(files), 7))
+    trained = {label for i, label in enumerate(labels) if i not in held_out}
+    held_out = {i for i in held_out if labels[i] in trained}
+    held_out = held_out or set([i for i, label in enumerate(labels) if labels.count(label) > 1][-1:])
+    if not held_out:
+        raise ValueError(f"no class of {folder} has two images, one of them for the test split: {', '.join(classes)}")
     keep = [i for i in range(len(files)) if (i in held_out) == (split == "test")]
     image = torch.from_numpy(array).permute(0, 3, 1, 2)[keep].contiguous()
-    label = torch.tensor([classes.index(_class(files[i], folder)) for i in keep])
+    label = torch.tensor([classes.index(labels[i]) for i in keep])
     return Images(image, torch.ones(len(keep), 1, SIZE, SIZE, dtype=torch.bool), label, tuple(classes))
 
 
 def _class(path: Path, folder: Path) -> str:
     parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else "image"
+    return parts[0] if len(parts) > 1 else NO_FOLDER
