@@ -92,11 +92,10 @@ def audit(
 
 def _card(report: Report, subject: Any, scheduler: Any) -> None:
     """Is the scheduler the one that the weights beside it say they were trained for?"""
+    path = Path(subject) if isinstance(subject, str | Path) else None
+    network = getattr(subject, "unet", None)
     try:
-        if isinstance(subject, str | Path):
-            found = card.read(Path(subject).parent if Path(subject).is_file() else subject)
-        else:
-            found = card.of(getattr(subject, "unet", None))
+        found = card.read(path.parent if path.is_file() else path) if path else card.of(network)
     except FileNotFoundError:
         return  # a scheduler without weights
     except ValueError as error:

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = (item.partition("=") for item in options.step)
         step = {name: _numbers("--step", "eta=1", [value], float)[0] for name, _, value in pairs}
         report = audit(options.path, shape, options.exhaustive, asked=options.steps, **step)
+        text = report.json() if options.json else str(report)
     except (AuditError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)
         return 2
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("this is an error of the audit itself, and says nothing of the model: please report it", file=sys.stderr)
         return 2
     try:
-        print(report.json() if options.json else report, flush=True)
+        print(text, flush=True)
     except BrokenPipeError:  # head has read enough: what is left must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report.ok else 1

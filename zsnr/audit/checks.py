@@ -68,19 +68,18 @@ def table(report: Report, scheduler: Any, levels: Levels) -> float:
         return end
     if scheduler.config.get("rescale_betas_zero_snr"):
         if end > FAKE_ZERO:
-            what = (
-                f"{report.subject} does not know rescale_betas_zero_snr, but keeps it; its alpha_bar ends at {end:.3g}"
-            )
+            what = f"{report.subject} keeps rescale_betas_zero_snr, but ignores it: alpha_bar ends at {end:.3g}"
             report.add("bug", "zero SNR ignored", what, f"use {DROP_IN}, or {', '.join(KNOW_ZERO_SNR)}")
         else:
             end = 0.0
     table = torch.as_tensor(scheduler.alphas_cumprod).cpu()
+    half, pairs = table.half(), {"float16 drift": (table.half(), table)}
     if (betas := getattr(scheduler, "betas", None)) is not None and len(betas) == len(table):
-        exact = (1 - torch.as_tensor(betas).cpu().double()).cumprod(0)
-        kept = (exact > 2**-23) & (table > 2**-23)  # below, either may be a stand-in for zero
-        report.facts["float32 drift"] = ((table.double() / exact).sqrt() - 1)[kept].abs().max().item()
-    half = table.half().double()
-    report.facts["float16 drift"] = ((half / table.double()).sqrt() - 1)[half > 0].abs().max().item()
+        pairs["float32 drift"] = (table, (1 - torch.as_tensor(betas).cpu().double()).cumprod(0))
+    for name, (rounded, exact) in pairs.items():
+        kept = (exact > 2**-23) & (rounded > 2**-23)  # below, either may be a stand-in for zero
+        drift = (rounded.double() / exact.double()).sqrt() - 1
+        report.facts[name] = drift[kept].abs().max().item() if kept.any() else 0.0
     if (lost := (table > 0) & (half == 0)).any():
         what = f"alpha_bar underflows to 0 from t = {int(lost.nonzero()[0])} on in float16"
         report.add("note", "float16", what, "keep the scheduler's tables in float32, as diffusers does")
@@ -103,9 +102,8 @@ def steps(report: Report, probe: Probe, shape: Sequence[int], counts: Sequence[i
     refused = {n: error for n, error in failed.items() if n not in grids and isinstance(error, ValueError)}
     report.errors = dict.fromkeys(refused, math.inf)
     if not grids:
-        raise AuditError(
-            f"cannot be judged: {report.subject} refuses every count of steps: {next(iter(failed.values()))}"
-        )
+        why = next(iter(failed.values()))
+        raise AuditError(f"cannot be judged: {report.subject} refuses every count of steps: {why}")
     if refused:
         n = min(refused)
         report.add("note", "refused", f"set_timesteps({n}): {refused[n]}", "choose another count", refused)
@@ -202,22 +200,18 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
         what = f"step {one.index + 1} of {n} answers a perfect model with NaN or inf, from position {one.start:.4g}"
         report.add("bug", "not a number", what, f"start below zero SNR, or {remedy(probe)}", empty)
     slight = {n: one for n, one in missed.items() if one.error < min(1 + HALF, SLIGHT * probe.levels.T / n)}
+    grave = {n: one for n, one in missed.items() if n not in slight}
     truncates = getattr(probe.scheduler, "truncates", False)
-    for counts in (slight, {n: one for n, one in missed.items() if n not in slight}):
-        if not counts:
-            continue
-        n = max(counts, key=lambda n: counts[n].error)
-        one, least = counts[n], "a" if exhaustive else "at least one"
-        what = f"{least} step lands off the level that the network is told next; worst with {n} steps, where step "
-        what += f"{one.index + 1} goes from {one.start:.5g} to {one.reached:.5g}, not to {one.expected:.5g}"
-        if truncates:
-            report.add("note", "solver error", what, "its solver's own error: take more steps", counts)
-        elif counts is slight:
-            report.add(
-                "note", "slight miss", what, f"none needed at so few steps; to remove it, {remedy(probe)}", counts
-            )
-        else:
-            report.add("bug", "step target", what, remedy(probe), counts)
+    kinds = {"solver error": missed} if truncates else {"step target": grave, "slight miss": slight}
+    for name, counts in kinds.items():
+        if counts:
+            n = max(counts, key=lambda n: counts[n].error)
+            one, least = counts[n], "a" if exhaustive else "at least one"
+            what = f"{least} step lands beside the level that the network is told next; worst with {n} steps, where "
+            what += f"step {one.index + 1} goes from {one.start:.5g} to {one.reached:.5g}, not to {one.expected:.5g}"
+            kind, then = ("bug", remedy(probe)) if counts is grave else ("note", "none needed; more steps make it less")
+            then = f"none needed; to remove it, {remedy(probe)}" if counts is slight else then
+            report.add(kind, name, what, then, counts)
     if off:
         n, one = next(iter(off.items()))
         what = f"step {one.index + 1} of {n} leaves an input {one.size:.4g} times as large as the model expects"
@@ -233,19 +227,18 @@ def _landings(report: Report, probe: Probe, landings: dict[int, list[Landing]], 
 
 def custom_sigmas(report: Report, probe: Probe) -> None:
     """Are the sigmas that the user gives the sigmas that are used?"""
-    used, error = None, ""
     try:
         starts = slice(
             0, len(probe.grid(min(8, probe.levels.T))), probe.order
         )  # of two stages, those that start a step
-        with theirs("sigmas"):
-            given = probe.scheduler.sigmas.double()[starts]
     except Failed:
         return  # as was found before
+    used, error = None, ""
+    given = probe.scheduler.sigmas.double()[starts]
     passed = given if probe.levels.falls > 0 else 1 - given
     for form in (passed.tolist(), passed):
         try:
-            with theirs("set_timesteps(sigmas=...)"):
+            with theirs("custom sigmas"):
                 probe.scheduler.set_timesteps(sigmas=form, **probe.arguments)
                 used = probe.scheduler.sigmas.double()[starts]
             break
@@ -258,5 +251,4 @@ def custom_sigmas(report: Report, probe: Probe) -> None:
     broken = bool((used.diff() * probe.levels.falls >= 0).any() or not used.max() <= given.max() * 1.001)
     then = "do not pass sigmas" if broken else "pass them as they are before the scheduler's shift"
     was, became = (", ".join(f"{v:.4g}" for v in values.tolist()) for values in (given, used))
-    what = f"set_timesteps(sigmas=...): {error}[{was}] become [{became}]"
-    report.add("bug" if broken else "note", "custom sigmas", what, then)
+    report.add("bug" if broken else "note", "custom sigmas", f"set_timesteps: {error}[{was}] become [{became}]", then)

@@ -87,6 +87,7 @@ class Table(Levels):
         super().__init__(scheduler.config, prediction)
         for name, pure in (("betas", 1), ("alphas_cumprod", 0)):
             values = torch.as_tensor(getattr(scheduler, name, ())).detach().cpu().double()
+            values = values if values.ndim == 1 else values.reshape(-1)[:0]
             wrong = ~((values >= 0) & (values <= 1))
             wrong[:-1] |= values[:-1] == pure
             if wrong.any():
@@ -95,11 +96,11 @@ class Table(Levels):
                 raise AuditError(f"an impossible table: {name}[{k}] = {values[k]:g}, but it {must}; correct the betas")
         a = values
         self.angle_at = getattr(scheduler, "angle_at", None)  # a scheduler that says what its fractions mean
-        if a[-1] == 1:
-            raise AuditError("an impossible table: all of its betas are 0, so there is no noise; correct the betas")
         if len(a) != self.T and not self.angle_at:
             what = f"the table has {len(a)} entries, but num_train_timesteps = {self.T}"
             raise AuditError(f"cannot be judged: {what}; make them equal")
+        if a[-1] == 1:
+            raise AuditError("an impossible table: all of its betas are 0, so there is no noise; correct the betas")
         self.angle = torch.atan2((1 - a).sqrt(), a.sqrt()).numpy()
         self.log_sigma = (((1 - a) / a).log() / 2).clamp(-100, 100).numpy()
         self.T, self.last_step, self.last_angle = len(a), len(a) - 1, float(self.angle[-1])
@@ -118,7 +119,7 @@ class Table(Levels):
 
     def position(self, phi: float) -> float:
         if not phi > self.angle[0]:
-            return phi / float(self.angle[0]) - 1 if phi else -1.0
+            return phi / float(self.angle[0]) - 1 if self.angle[0] else phi - 1
         return float(np.interp(min(math.log(self.sigma(phi)), 100.0), self.log_sigma, self.steps))
 
 
@@ -147,10 +148,14 @@ class Flow(Levels):
 
 
 class LogSigma(Levels):
-    """ln(sigma) / 4, as EDM's networks are told; their input has unit variance where x0 has sigma_data."""
+    """ln(sigma) / 4, as EDM's networks are told; their input has unit variance where x0 has sigma_data.
 
-    def __init__(self, config: Any, prediction: str) -> None:
+    Those of Stable Audio are told 2 atan(sigma) / pi instead (`cosine`).
+    """
+
+    def __init__(self, config: Any, prediction: str, cosine: bool = False) -> None:
         super().__init__(config, prediction)
+        self.cosine = cosine
         self.sigma_min, sigma_max = positive(config, "sigma_min"), positive(config, "sigma_max")
         self.sigma_data = self.unit = positive(config, "sigma_data", 1.0)
         self.last_angle = math.atan(sigma_max / self.sigma_data)
@@ -158,7 +163,7 @@ class LogSigma(Levels):
             self.final_angles = (math.atan(self.sigma_min / self.sigma_data),)
 
     def angle_of(self, step: float) -> float:
-        return math.atan2(math.exp(4 * step), self.sigma_data)
+        return math.atan2(math.tan(step * math.pi / 2) if self.cosine else math.exp(4 * step), self.sigma_data)
 
     def position(self, phi: float) -> float:
         return 250 * math.log1p(self.sigma(phi) / self.sigma_min)
@@ -193,7 +198,7 @@ def levels(scheduler: Any) -> Levels:
     if prediction == "flow" or (table is None and re.search("FlowMa|EulerAncestralRF", name)):
         return Flow(config, "flow")
     if hasattr(scheduler, "precondition_outputs") or config.get("timestep_type") == "continuous":
-        return LogSigma(config, prediction)
+        return LogSigma(config, prediction, "Cosine" in name)
     if name in ANGLES:
         return Angle(config, ANGLES[name])
     if table is None or not prediction:

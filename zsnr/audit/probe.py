@@ -111,6 +111,8 @@ class Probe:
         with theirs(f"{self.name}.set_timesteps({count})"):
             self.scheduler.set_timesteps(count, **self.arguments)
             told = self.scheduler.timesteps.detach().cpu()
+        if hasattr(self.scheduler, "noise_sampler"):  # in place of torchsde's, whose noise is not known
+            self.scheduler.noise_sampler = lambda *_: torch.randn(self.noise.size, 1, 1, 1, dtype=torch.float64)
         ts = told.double().numpy()
         if "SCM" in self.name:
             ts = ts[:-1]  # its last is the image, not a step
@@ -139,9 +141,8 @@ class Probe:
             end = copy.copy(self.scheduler)
             vars(end).update({name: list(value) for name, value in vars(end).items() if type(value) is list})
             try:
-                if hasattr(end, "set_begin_index"):
-                    with theirs(f"{self.name}.set_begin_index"):
-                        end.set_begin_index(k)
+                with theirs(f"{self.name}.set_begin_index"):
+                    getattr(end, "set_begin_index", int)(k)
                 ends += self.run(ts, k, min(k + self.order, n), end)[-1:]
             except Failed:
                 ends += [Landing(k, math.nan, math.inf, math.nan)]
@@ -154,7 +155,7 @@ class Probe:
 
     def run(self, ts: np.ndarray, begin: int = 0, stop: int | None = None, scheduler: Any = None) -> list[Landing]:
         """The steps begin .. stop - 1 of the grid that is set, up to the first that is no number."""
-        scheduler, levels, out = scheduler or self.scheduler, self.levels, []
+        scheduler, levels, out = self.scheduler if scheduler is None else scheduler, self.levels, []
         stop = len(ts) if stop is None else stop
         x, memory, rounding = None, None, 0.0
         self.noise.drawn, self.noise.size = 0, 2 + self.draws * (stop - begin)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import zsnr
-from zsnr.audit.errors import AuditError, Failed, theirs, training_steps
+from zsnr.audit.errors import AuditError, theirs, training_steps
 from zsnr.diffusers import card
 
 EDM, UNET, XL = "edm_vpred.sigma_max", "model.diffusion_model.input_blocks.", "conditioner.embedders.1."
@@ -46,21 +46,15 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
     with theirs(name):  # without what it needs, a class raises whatever it is asked
         is_scheduler = hasattr(kind, "set_timesteps")
     if not is_scheduler:
-        raise AuditError(
-            f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}; give the scheduler's own config, "
-            "upgrade diffusers, or pass the live object"
-        )
+        what = f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}"
+        raise AuditError(f"{what}; give the scheduler's own config, upgrade diffusers, or pass the live object")
     training_steps(subject)
-    if "beta_start" in inspect.signature(kind).parameters and not {"beta_start", "trained_betas", "beta_schedule"} & {
-        *subject
-    }:
-        raise AuditError(f"{where} has no betas, and {name} would take its own defaults: add beta_start, beta_end and "
-                         "beta_schedule, or trained_betas")  # fmt: skip
-    try:
-        with theirs(name):
-            return kind.from_config(dict(subject)), shape
-    except Failed as error:
-        raise AuditError(f"{name} cannot be made from {where}: {error.__cause__}") from error
+    takes_betas = "beta_start" in inspect.signature(kind).parameters
+    if takes_betas and not {"beta_start", "trained_betas", "beta_schedule"} & set(subject):
+        what = f"{where} has no betas, and {name} would take its own defaults"
+        raise AuditError(f"{what}: add beta_start, beta_end and beta_schedule, or trained_betas")
+    with theirs(f"making {name} from {where}"):
+        return kind.from_config(dict(subject)), shape
 
 
 def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]:
@@ -90,13 +84,13 @@ def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]
         what = f"no tensor {UNET}*, so it is no whole checkpoint of Stable Diffusion, and its schedule is not known"
         raise AuditError(f"{file} cannot be judged: {what}; give its pipeline's folder, or a scheduler_config.json")
     spec = said.get("modelspec.prediction_type") or said.get("modelspec.predict_key")
-    prediction = "v" if {"v_pred", EDM} & keys else SAID.get(str(spec), "eps")
-    facts = {"prediction by": "keys" if prediction == "v" and keys & {"v_pred", EDM} else f"metadata ({spec})"}
+    keyed = bool({"v_pred", EDM} & keys)
+    facts = {"prediction by": "its keys" if keyed else f"its metadata: {spec}" if spec else "nothing: assumed"}
+    prediction = "v" if keyed else SAID.get(str(spec), "eps")
     if sigma_max is not None:
-        sigma_data = 1.0 if EDM in keys else 0.5
-        return facts | {"sigma_max": sigma_max}, 1 / (1 + (sigma_max / sigma_data) ** 2), prediction, shape
-    schedule = zsnr.schedule.stable_diffusion()
-    end = 0.0 if "ztsnr" in keys else schedule.alpha_bar[-1].item()
+        end = 1 / (1 + (sigma_max / (1.0 if EDM in keys else 0.5)) ** 2)
+        return facts | {"sigma_max": sigma_max}, end, prediction, shape
+    end = 0.0 if "ztsnr" in keys else zsnr.schedule.stable_diffusion().alpha_bar[-1].item()
     return facts | {"assumed": "Stable Diffusion's betas, T = 1000"}, end, prediction, shape
 
 
@@ -106,12 +100,11 @@ def _class_of(config: Mapping[str, Any]) -> str | None:
 
     if "_use_default_values" not in config:
         return None
-    names = [name for name in (*dir(diffusers), "ZeroSNRScheduler") if name.endswith("Scheduler")]
-    kinds = {name: getattr(zsnr if name == "ZeroSNRScheduler" else diffusers, name) for name in names}
+    kinds = {name: getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Scheduler")}
+    kinds["ZeroSNRScheduler"] = zsnr.ZeroSNRScheduler
     known = {name: set(inspect.signature(kind).parameters) for name, kind in kinds.items() if "Parallel" not in name}
-    most = max(len(known[name]) for name in known if known[name] <= set(config))
-    fitting = [name for name in known if known[name] <= set(config) and len(known[name]) == most]
-    return fitting[0] if len(fitting) == 1 else None
+    fitting = sorted((len(known[name]), name) for name in known if known[name] <= set(config))
+    return fitting[-1][1] if fitting and [size for size, _ in fitting].count(fitting[-1][0]) == 1 else None
 
 
 def known() -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -58,15 +59,10 @@ class Report:
         return f"{head} ({listed})" if listed else head
 
     def json(self) -> str:
-        """All of it but the errors by count; strict JSON, without NaN."""
-        head = {
-            "subject": self.subject,
-            "ok": self.ok,
-            "verdict": self.verdict,
-            "asked": self.asked,
-            "facts": self.facts,
-        }
-        return json.dumps(head | {"findings": [asdict(one) for one in self.findings]}, indent=1, allow_nan=False)
+        """All of it but the errors by count; strict JSON: what is not finite is null."""
+        head = {name: getattr(self, name) for name in ("subject", "ok", "verdict", "asked")}
+        facts = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in self.facts.items()}
+        return json.dumps(head | {"facts": facts, "findings": [asdict(one) for one in self.findings]}, indent=1)
 
     def __str__(self) -> str:
         lines = [f"{self.subject}: {self.verdict}"]
