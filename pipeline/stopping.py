@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from types import FrameType
 from typing import TypeVar
@@ -66,22 +66,24 @@ def with_kernel(work: Callable[[Callable[..., None]], T]) -> T:
 
     def aside() -> None:
         try:
-            done.set_result(work(lambda **_: in_cell.set()))
+            try:
+                result = work(lambda **_: in_cell.set())
+            finally:
+                with suppress(RuntimeError):  # there is none
+                    asyncio.get_event_loop().close()  # Jupyter makes one in each thread
+            done.set_result(result)
         except BaseException as error:
             done.set_exception(error)
-        with suppress(RuntimeError):  # there is none
-            asyncio.get_event_loop().close()  # which Jupyter makes in each thread
 
-    thread = threading.Thread(target=aside, daemon=True)
-    thread.start()
+    threading.Thread(target=aside, daemon=True).start()
     try:
-        thread.join()
+        wait([done])  # and not for the thread: a signal would let Python 3.11 take it for ended
     except BaseException:
         for number in (signal.SIGINT, signal.SIGKILL) if in_cell.is_set() else (signal.SIGKILL,):
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     child.send_signal(number)
-            thread.join(GRACE)
+            wait([done], GRACE)
         raise
     return done.result()
 

@@ -35,15 +35,11 @@ def locked() -> dict[str, Version]:
     return {canonical(name): Version(version) for name, _, version in pins}
 
 
-def test_conda_brings_the_interpreter_and_pip_the_rest():
-    *conda, pip = CONDA["dependencies"]
-    assert [re.match(r"\w+", spec).group() for spec in conda] == ["python", "pip"]
-    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
-
-
-def test_conda_python_is_one_the_package_supports():
-    pin = next(spec for spec in CONDA["dependencies"] if spec.startswith("python"))
-    assert Version(pin.removeprefix("python=").removesuffix(".*")) in SpecifierSet(PROJECT["requires-python"])
+def test_conda_brings_an_interpreter_that_the_package_supports_and_pip_the_rest():
+    python, pip, rest = CONDA["dependencies"]
+    assert Version(python.removeprefix("python=").removesuffix(".*")) in SpecifierSet(PROJECT["requires-python"])
+    assert pip.startswith("pip")
+    assert rest == {"pip": ["-r requirements.lock", "-e ."]}
 
 
 def test_importing_the_package_needs_two_libraries():
