@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import lab
-from zsnr.diffusers import tiny
+from lab.models import tiny
 
 FAST = """import time, types
 from zsnr.finetune import loop
@@ -47,9 +47,8 @@ def prepare() -> dict[str, str]:
     for folder in ("start/run", "start/tuned", "start/repo", "pictures", "ipython/profile_default/startup"):
         (BASE / folder).mkdir(parents=True)
     tiny.stable_diffusion().save_pretrained(BASE / "model")
-    for name in ("red", "green", "blue"):
-        Image.new("RGB", (32, 32), name).save(BASE / f"pictures/{name}.png")
-        (BASE / f"pictures/{name}.txt").write_text(f"all {name}")
+    Image.new("RGB", (32, 32), "red").save(BASE / "pictures/a.png")
+    (BASE / "pictures/a.txt").write_text("all red")
     (BASE / "ipython/profile_default/startup/fast.py").write_text(FAST)
     (BASE / "tune.py").write_text(f"{FAST}from zsnr.finetune.__main__ import main\nmain()\n")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=BASE / "start/repo", check=True)
@@ -111,9 +110,9 @@ def main() -> int:
     args = cli.parse_args()
     rng, env, kills, faults = random.Random(args.seed), prepare(), 0, 0
     undisturbed: dict[str, tuple[float, set[tuple[str, str]]]] = {}  # its seconds, and its files
-    for name in itertools.cycle(WORKS):
-        if kills == args.n:
-            break
+    names = itertools.cycle(WORKS)
+    while kills < args.n and faults < 10:
+        name = next(names)
         shutil.copytree(BASE / "start" / name, BASE / name, dirs_exist_ok=True)
         begin = time.monotonic()
         ended, wrong = run(name, env, rng.uniform(0, undisturbed[name][0]) if name in undisturbed else None, rng)
