@@ -160,7 +160,7 @@ def _start(report: Report, probe: Probe, grids: dict[int, np.ndarray], shape: Se
     late = [n for n, phi in starts.items() if levels.position(phi) < levels.position(levels.last_angle) - HALF]
     usual = min(grids, key=lambda n: abs(n - USUAL))
     lost, ratio = loss(cos_sin(starts[usual])[0] ** 2 if usual in late else end, shape)
-    high = np.mean([levels.sigma(levels.angle_of(float(t))) > HIGH for t in grids[usual]])
+    high = np.mean([levels.sigma(levels.angle_of(float(t))) > HIGH * (1 + 1e-9) for t in grids[usual]])
     report.facts["T is visited"] = f"{len(grids) - len(late)} of {len(grids)} counts"
     report.facts |= {f"mean lost at {usual} steps": lost, f"std kept at {usual} steps": ratio}
     report.facts[f"sigma > {HIGH} at {usual} steps"] = float(high)
