@@ -279,7 +279,9 @@ def test_micro_batches_change_memory_only(pipeline, folder, whole, tmp_path, mon
     assert sizes == [1] * 32
     assert [n for n, _ in history] == [n for n, _ in whole[1]]
     np.testing.assert_allclose([loss for _, loss in history], [loss for _, loss in whole[1]], rtol=1e-5)
-    assert_same(weights(result), weights(whole[0]), atol=1e-5)
+    start, once, parts = (nn.utils.parameters_to_vector(p.unet.parameters()) for p in (pipeline, whole[0], result))
+    # Adam makes a step of a gradient that is mere rounding, too: of a single weight nothing can be said
+    assert (parts - once).norm() < 1e-4 * (once - start).norm()
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, LORA], ids=["full", "lora"])
