@@ -173,7 +173,7 @@ def test_dropout_is_set_everywhere():
         ({"P_std": -1.2}, r"P_std = -1\.2: must be above 0"),
         ({"images": 0}, "images = 0: must be above 0"),
         ({"batch": -1}, "batch = -1: must be above 0"),
-        ({"lr": math.nan}, "lr = nan: must be above 0"),
+        ({"lr": math.nan}, "lr = nan: must be a finite number"),
         ({"ema_halflife": 0}, "ema_halflife = 0: must be above 0"),
         ({"ema_rampup": 0.0}, r"ema_rampup = 0\.0: must be above 0"),
         ({"warmup": -1}, "warmup = -1: must not be negative"),
