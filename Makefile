@@ -41,6 +41,9 @@ test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 kill: env  ## kill trainings at 100 random moments, and see that nothing is lost (about 20 minutes)
 	@$(BIN)/python tests/kill.py
 
+peers: env  ## diffusers' own tests with our scheduler in the place of theirs (twenty minutes)
+	@$(BIN)/python tests/peers
+
 notebooks: env  ## execute every notebook pair again, with default parameters
 	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
 
