@@ -33,7 +33,8 @@ def _pip(*arguments: str | Path) -> bool:
 def fetch(tag: str) -> str | None:
     """Bring their tests, and what these import, into .peers/. Returns what is not to be had."""
     tests, name = CHECKOUT / "tests" / "schedulers", f"diffusers-{version('diffusers')}"
-    if not tests.is_dir() and _pip("download", "--no-deps", "--no-binary=:all:", "-d", PEERS, name.replace("-", "==")):
+    source = ("--no-deps", "--no-binary=diffusers", "-d", PEERS, name.replace("-", "=="))
+    if not tests.is_dir() and _pip("download", *source):
         with tarfile.open(PEERS / f"{name}.tar.gz") as archive:
             archive.extractall(PEERS, filter="data")
         if (PEERS / name / "tests" / "schedulers").is_dir():
