@@ -161,7 +161,7 @@ def test_a_damaged_model(change, message, folder, tmp_path):
     tiny.stable_diffusion().save_pretrained(tmp_path / "model")
     change(tmp_path / "model")
     with pytest.raises(SystemExit, match=message):
-        main(["--model", f"{tmp_path}/model", "--folder", str(folder), "--out", f"{tmp_path}/out"])
+        main(f"--model {tmp_path}/model --folder {folder} --out {tmp_path}/out --images 2 --batch 2".split())
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
