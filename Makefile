@@ -38,10 +38,10 @@ record: env  ## after a run: keep its results in dvcstore/, and nothing that no 
 test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
 
-kill: env  ## kill trainings at 100 random moments, and see that nothing is lost (about 20 minutes)
+kill: env  ## kill trainings at 100 random moments, and see that nothing is lost
 	@$(BIN)/python tests/kill.py
 
-peers: env  ## diffusers' own tests with our scheduler in the place of theirs (twenty minutes)
+peers: env  ## diffusers' own tests with our scheduler, from a checkout of diffusers in .peers/diffusers
 	@$(BIN)/python tests/peers
 
 notebooks: env  ## execute every notebook pair again, with default parameters
@@ -50,7 +50,7 @@ notebooks: env  ## execute every notebook pair again, with default parameters
 bench: env  ## time and error against diffusers, and against k-diffusion and azula where they are installed
 	@$(BIN)/python -m benchmarks
 
-versions: env  ## run the tests on the oldest and newest versions, on each Python that is found (ten minutes each)
+versions: env  ## run the tests on the oldest and newest versions, on each Python that is found
 	@$(BIN)/python -m pipeline.versions
 
 lint: env  ## put the code in order, then check style and types
