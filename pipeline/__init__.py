@@ -10,4 +10,4 @@ if sys.argv[0] == "-m":  # a command, whose slow imports are still to come
 
     stopping.catch()
     if "DVC_STAGE" in os.environ:
-        stopping.end_with(os.getppid())
+        stopping.end_with_dvc()

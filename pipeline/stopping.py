@@ -45,10 +45,25 @@ def catch() -> None:
 
 def end_with(parent: int) -> None:
     """Count the death of this parent process as SIGTERM."""
+    _watch(psutil.Process(), parent)
+
+
+def end_with_dvc() -> None:
+    """The same in a stage, for the DVC that runs it: dash, and other shells, stay between the two."""
+    below = psutil.Process()
+    with suppress(psutil.AccessDenied):  # to the environment of another user's process
+        while (above := below.parent()) is not None and "DVC_STAGE" in above.environ():  # which DVC gives its children
+            below = above
+    _watch(below, below.ppid())
+
+
+def _watch(child: psutil.Process, parent: int) -> None:
+    """SIGTERM to this process when the child loses its parent, or is gone itself."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.3)
+        with suppress(psutil.NoSuchProcess):
+            while child.ppid() == parent:
+                time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
