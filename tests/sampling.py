@@ -29,7 +29,7 @@ STOCHASTIC = {
     "churn, Euler": partial(churn, S_churn=3.0, order=1),
     "euler_maruyama": euler_maruyama,
 }
-DETERMINISTIC = {name: with_generators(SAMPLERS[name]) for name in ("ddim", "euler", "heun", "rk2", "dpmpp_2m")}
+DETERMINISTIC = {name: with_generators(SAMPLERS[name]) for name in ("ddim", "euler", "heun", "rk2", "dpmpp_2m", "eab")}
 FIXED_STEP = DETERMINISTIC | STOCHASTIC
 ALL = FIXED_STEP | {"rk45": with_generators(SAMPLERS["rk45"])}
 

@@ -26,7 +26,7 @@ class Network(nn.Linear):
 
 
 LEAKY = zsnr.schedule.stable_diffusion()
-GRIDS = {name: getattr(zsnr, name)(9) for name in ("uniform", "power", "geometric")}
+GRIDS = {name: getattr(zsnr, name)(9) for name in ("uniform", "power", "geometric", "skewed")}
 GRIDS |= {"trailing": zsnr.grid(LEAKY, 9)} | {name: make().steps(18) for name, make in edm.COLUMNS.items()}
 POINTS = torch.linspace(0, 1, 96).view(2, 3, 4, 4)
 GAUSSIANS = [Gaussian(POINTS[0], torch.eye(48)), Gaussian(POINTS[1], POINTS[0])]

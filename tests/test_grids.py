@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsnr.grids import SPACINGS, grid, karras, power, timesteps, uniform
+from zsnr.grids import SPACINGS, grid, karras, power, skewed, timesteps, uniform
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
 ZERO_SNR = rescale_zero_terminal_snr(stable_diffusion())
@@ -86,13 +86,15 @@ def test_leading_steps_of_a_zero_snr_schedule_warn_and_others_do_not():
 
 @pytest.mark.parametrize("phi_max", [math.pi / 2, 1.0])
 @pytest.mark.parametrize("N", [1, 2, 40])
-def test_uniform_and_power_run_from_phi_max_to_0_as_their_formulas_say(N, phi_max):
+def test_uniform_power_and_skewed_run_from_phi_max_to_0_as_their_formulas_say(N, phi_max):
     u = torch.arange(N, -1, -1, dtype=torch.float64) / N
     torch.testing.assert_close(uniform(N, phi_max), u * phi_max, rtol=1e-15, atol=0)
     top = (math.tan(phi_max) ** (1 / 1.5) / (1 + math.tan(phi_max) ** (1 / 1.5))) if phi_max < math.pi / 2 else 1.0
     inner = power(N, 1.5, phi_max)[1:-1]
     torch.testing.assert_close(inner.tan(), (top * u / (1 - top * u))[1:-1] ** 1.5, rtol=1e-12, atol=0)
-    for angles in (uniform(N, phi_max), power(N, 1.5, phi_max)):
+    inner = (skewed(N, 3.0, 1.5, phi_max) * (math.pi / 2 / phi_max))[1:-1]
+    torch.testing.assert_close(inner.tan(), (u**3 / (1 - u) ** 1.5)[1:-1], rtol=1e-12, atol=0)
+    for angles in (uniform(N, phi_max), power(N, 1.5, phi_max), skewed(N, phi_max=phi_max)):
         assert (angles[0].item(), angles[-1].item(), len(angles)) == (phi_max, 0.0, N + 1)
         assert (angles.diff() < 0).all()
 
@@ -116,6 +118,8 @@ def test_karras_is_edms_equation_5():
         (lambda: uniform(0), "N = 0"),
         (lambda: power(0), "N = 0"),
         (lambda: karras(0), "N = 0"),
+        (lambda: skewed(0), "N = 0"),
+        (lambda: skewed(5, noise=0.0), "above 0 and finite; got 2.4 and 0.0"),
         (lambda: uniform(5, 0.0), r"\(0, pi/2\]; got 0.0"),
         (lambda: power(5, 1.5, 2.0), r"\(0, pi/2\]; got 2.0"),
         (lambda: uniform(5, math.nan), "nan"),

@@ -42,6 +42,7 @@ SOLVERS = {
     "heun": ({"solver": "heun"}, zsnr.heun),
     "heun, flow": ({"solver": "heun", "path": "flow"}, functools.partial(zsnr.heun, path=PATHS["flow"])),
     "midpoint": ({"solver": "rk2", "alpha": 0.5}, functools.partial(zsnr.rk2, alpha=0.5)),
+    "eab": ({"solver": "eab"}, zsnr.eab),
     "alpha 1.1": ({"solver": "rk2", "alpha": 1.1}, functools.partial(zsnr.rk2, alpha=1.1)),
     "churn": (
         {"solver": "heun", "S_churn": 3.0, "S_tmin": 0.05, "S_tmax": 50.0, "S_noise": 1.01},
@@ -57,6 +58,7 @@ def grids(schedule, N):
     yield {}, zsnr.grid(schedule, N)
     yield {"timestep_spacing": "linspace"}, zsnr.grid(schedule, N, "linspace")
     yield {"levels": "power"}, zsnr.power(N)
+    yield {"levels": "skewed"}, zsnr.skewed(N)
     yield {"levels": "uniform"}, zsnr.uniform(N)
     yield {"levels": "geometric"}, zsnr.geometric(N)
     yield {"use_karras_sigmas": True}, torch.cat([schedule.angle[-1:], karras])
@@ -109,7 +111,7 @@ def test_every_solver_and_grid_in_an_unconditional_pipeline(solver, config):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("solver", ["ddim", "heun", "midpoint", "churn"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "midpoint", "eab", "churn"])
 def test_a_schedule_that_ends_at_a_finite_level(solver, prediction):
     options, sampler = SOLVERS[solver]
     if "S_churn" in options:  # no churn at the first level: there it is equal in law only
@@ -142,7 +144,7 @@ def loop(ours, network, x, N=None, generator=None, sigmas=None, **options):
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
-@pytest.mark.parametrize("solver", ["ddim", "heun", "churn"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "eab", "churn"])
 def test_text_to_image_with_guidance_and_its_rescaling(kind, solver):
     options, sampler = SOLVERS[solver]
     pipe = swap(pipeline(kind, **ZERO), **options, levels="power")
@@ -166,7 +168,7 @@ def test_text_to_image_with_guidance_and_its_rescaling(kind, solver):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "heun", "alpha 1.1", "churn"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "alpha 1.1", "eab", "churn"])
 def test_image_to_image_starts_in_the_middle_at_the_level_it_should(solver):
     options, sampler = SOLVERS[solver]
     pipe = StableDiffusionImg2ImgPipeline.from_pipe(swap(pipeline("sd", **ZERO), **options))
@@ -444,7 +446,10 @@ def test_the_states_type_is_kept(dtype):
         ours.step(x, 0, x)
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "heun", "path": "flow"}, {"solver": "heun"}, {"levels": "karras"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "heun", "path": "flow"}, {"solver": "heun"}, {"levels": "karras"}, {"solver": "eab"}],
+)
 def test_the_audit_finds_nothing_to_mend(options):
     ours = drop_in(**options)
     report = audit(ours, counts=[1, 2, 3, 7, 29, 61, 100, 121, 501, 1000])
@@ -561,6 +566,7 @@ FINITE = {"rescale_betas_zero_snr": False}
         ({"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*trained_betas"),
         ({"alpha": 0.0}, "alpha = 0.0"),
         ({"S_churn": -1.0}, "S_churn = -1.0"),
+        ({"S_churn": 3.0, "solver": "eab"}, "S_churn = 3.0: eab .* take heun, or S_churn=0"),
         ({"trained_betas": [0.1, 2.0]}, "betas must lie in"),
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 from zsnr.adaptive import rk45
 from zsnr.denoisers import Empirical, Gaussian, NetworkDenoiser
-from zsnr.grids import geometric, grid, karras, power, timesteps, uniform
+from zsnr.grids import geometric, grid, karras, power, skewed, timesteps, uniform
 from zsnr.guidance import guided
+from zsnr.multistep import eab
 from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, FLOW, VE, VP, Path
 from zsnr.samplers import SAMPLERS, churn, ddim, ddpm, dpmpp_2m, euler, euler_maruyama, heun, rk2

@@ -1,7 +1,7 @@
 r"""What a fixed-step sampler is: a table, one row for each network call, and the one loop that runs every table.
 
     x <- a x + b v + c x' + d v' + e z      v = denoiser(x, phi);  (x', v') the state and answer of the call before;
-                                            z fresh noise
+                                            z fresh noise;  `earlier`: weights on the calls before that one
 
 Coefficients are Python floats, computed before the first call. A solver is a function of a grid's falling angles that
 yields rows, and the decorator makes it a sampler; this is Euler's method in the angle, with the rotation to the image:
@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -42,6 +43,12 @@ class Row(NamedTuple):
     d: float = 0.0  # on the answer to the call before
     e: float = 0.0  # on fresh noise
     stage: int = 0  # 0 begins a step, 1 is its second call; -1 comes before the first and calls nothing
+    earlier: tuple[tuple[float, float], ...] = ()  # on state and answer of each call before that one, newest first
+
+    @property
+    def lookback(self) -> int:
+        """Over so many earlier calls."""
+        return 1 + len(self.earlier) if self.c or self.d or self.earlier else 0
 
 
 class Sampler(Protocol):
@@ -97,7 +104,8 @@ def follow(
     """The (B, ...) state after all rows of a table; no tensor that was passed in is changed."""
     if any(row.e for row in rows):
         check_generators(generators, len(noise))
-    x, before, step = check_noise(noise), None, 0
+    x, step = check_noise(noise), 0
+    past: deque[tuple[Tensor, Tensor]] = deque(maxlen=max((row.lookback for row in rows), default=0))
     shape, dtype, device = x.shape, x.dtype, x.device
     for row in _bar(rows) if progress else rows:
         if row.stage < 0:
@@ -109,24 +117,35 @@ def follow(
             if callback is not None and row.stage == 0:
                 callback(step, row.phi, x, v)
                 step += 1
-            x, before = advance(row, x, v, before), (x, v)
+            asked, x = x, advance(row, x, v, past)
+            past.appendleft((asked, v))
         if row.e:
             x.add_(randn(shape, generators, dtype, device), alpha=row.e)
     return x
 
 
-def advance(row: Row, x: Tensor, v: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
-    """a x + b v + c x' + d v' as a new tensor, (x', v') = before; a state with weight 1 saves an operation."""
-    _, a, b, c, d, _, _ = row
-    if not (c or d) or before is None:
+def advance(row: Row, x: Tensor, v: Tensor, past: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+    """a x + b v + c x' + d v' + ... as a new tensor; a state with weight 1 saves an operation.
+
+    Args:
+        past: states and answers of the calls before, newest first, as many as the row looks back over. None of them:
+            the call is the first, and a and b are all.
+    """
+    _, a, b, c, d, _, _, earlier = row
+    if not past or not (c or d or earlier):
         return torch.add(x, v, alpha=b) if a == 1 else torch.mul(x, a).add_(v, alpha=b)
-    last_x, last_v = before
+    last_x, last_v = past[0]
     if a == 0:  # start from x'
         x, a, c = last_x, c, 0.0
     out = torch.add(x, v, alpha=b) if a == 1 else torch.mul(x, a).add_(v, alpha=b)
     if c:
         out.add_(last_x, alpha=c)
-    return out.add_(last_v, alpha=d) if d else out
+    if d:
+        out.add_(last_v, alpha=d)
+    for k, (on_x, on_v) in enumerate(earlier, 1):
+        old_x, old_v = past[k]
+        out.add_(old_x, alpha=on_x).add_(old_v, alpha=on_v)
+    return out
 
 
 def _signature(run: Callable[..., Tensor], rows: Callable[..., Iterable[Row]], stochastic: bool) -> inspect.Signature:

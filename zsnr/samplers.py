@@ -30,6 +30,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from zsnr.adaptive import rk45
+from zsnr.multistep import eab
 from zsnr.path import ANGLE, Path, Point
 from zsnr.prediction import cos_sin
 from zsnr.rows import Row, sampler
@@ -264,7 +265,7 @@ def churned(
     if fresh or scale != 1:
         yield Row(angles[0], scale, 0.0, e=fresh, stage=-1)
     for phi, psi, (scale, fresh) in zip(starts, angles[1:], raises, strict=False):
-        *first, (middle, a, b, c, d, _, stage) = step(phi, psi)
+        *first, (middle, a, b, c, d, _, stage, _) = step(phi, psi)
         yield from first
         yield Row(middle, scale * a, scale * b, scale * c, scale * d, fresh, stage)
     yield rotation(starts[-1])
@@ -313,6 +314,6 @@ def _within(phi: float, S_tmin: float, S_tmax: float) -> bool:
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    run.__name__: run for run in (ddim, ddpm, euler, heun, rk2, dpmpp_2m, churn, euler_maruyama, rk45)
+    run.__name__: run for run in (ddim, ddpm, euler, heun, rk2, dpmpp_2m, eab, churn, euler_maruyama, rk45)
 }
 """All of them, by name."""

@@ -30,7 +30,9 @@ DROPPED = (
     "a timestep_spacing at its default becomes trailing, which starts at T, and steps_offset, set_alpha_to_one and "
     "final_sigmas_type are not taken over: the last step ends at the image. Pass timestep_spacing to choose another"
 )
-LEVELS = ("karras", "power", "uniform", "geometric")
+FROM_LAST: dict[str, Callable[..., Tensor]] = {"power": grids.power, "skewed": grids.skewed, "uniform": grids.uniform}
+"""Grids that start at a schedule's last level, whatever it is."""
+LEVELS = ("karras", *FROM_LAST, "geometric")
 EPS = (
     "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
     "about x0, so no sampler can start there. If the model was trained on eps, keep its own schedule "
@@ -203,4 +205,4 @@ def config_grid(config: Any, schedule: Schedule, N: int | None) -> Tensor:
         raise ValueError("geometric levels start at zero SNR, and this schedule ends below: take karras")
     if levels == "geometric":
         return grids.geometric(N)
-    return grids.uniform(N, last) if levels == "uniform" else grids.power(N, phi_max=last)
+    return FROM_LAST[levels](N, phi_max=last)

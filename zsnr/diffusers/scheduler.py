@@ -1,18 +1,19 @@
-r"""A diffusers scheduler that is exact from zero terminal SNR: DDIM, Heun, the second-order family, EDM's churn.
+r"""A diffusers scheduler that is exact from zero terminal SNR: DDIM, Heun, Adams-Bashforth (`eab`), EDM's churn.
 
     pipe.scheduler = zsnr.ZeroSNRScheduler.from_config(pipe.scheduler.config, solver="heun")
 
 The state is x_phi = cos(phi) x0 + sin(phi) eps at every call, so nothing is scaled, and the coefficients are those of
 `zsnr.samplers`. diffusers asks for one noise level a network call and returns one state for each:
 
-    calls of a step     Euler, DDIM   phi_i                    second order   phi_i, then phi' = phi(t_i + alpha h)
+    calls of a step     Euler, DDIM, eab   phi_i               Heun, rk2      phi_i, then phi' = phi(t_i + alpha h)
     state after it      the input of the next call, at that call's level, so that `add_noise` at the next timestep fits
     churn               raises the state at the end of the step before, where Algorithm 2 raises it at the start of its
                         own; the first raise belongs to the initial noise, which has its law already
 
 `timesteps` are trained steps counted from 0, fractions between them (linear in the angle) where a grid wants it. ddim
-and euler are functions of the timestep that is given, on the grid or beside it; the two calls of a step of heun and rk2
-belong together, so a timestep out of turn is refused until `_step_index = None` begins a step anew.
+and euler are functions of the timestep that is given, on the grid or beside it. The two calls of a step of heun and rk2
+belong together, and eab looks back, so there a timestep out of turn is refused until `_step_index = None` begins anew.
+eab's rows depend on their place in the grid: a run that begins with call k is the sampler's on the grid from there.
 
 A pipeline that was saved with this scheduler is loaded by DiffusionPipeline.from_pretrained after `import zsnr`.
 
@@ -37,42 +38,42 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from zsnr.diffusers.config import LEVELS, config_grid, config_prediction, config_schedule, read_config
+from zsnr.diffusers.solvers import SOLVERS, calls, check_solver, step_rows, table
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import cos_sin, to_v
 from zsnr.rows import Row, advance
-from zsnr.samplers import check_churn, churned, ddim, ddim_step, rk2_step, rotation
+from zsnr.samplers import ddim, rotation
 
 logger = logging.get_logger(__name__)
 
-SOLVERS = ("ddim", "euler", "heun", "rk2")
 CHOICES = {"timestep_spacing": SPACINGS, "solver": SOLVERS, "path": tuple(PATHS), "levels": (None, *LEVELS)}
 BELOW = 1e-6
 """Levels below the first trained step are published as step 0, less so little that the network is asked as at 0."""
 
 
 class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
-    """DDIM, Euler, Heun, alpha family and churn for eps-, x0- and v-models, from exactly zero terminal SNR.
+    """DDIM, Euler, Heun, alpha family, eab and churn for eps-, x0- and v-models, from exactly zero terminal SNR.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, snr_shift_scale,
             rescale_betas_zero_snr: the schedule that the model was trained on, as in diffusers' schedulers.
         prediction_type: epsilon, sample or v_prediction.
         timestep_spacing: leading, linspace or trailing (Lin et al., Table 2); on a zero-SNR schedule, trailing.
-        solver: ddim or euler, one call a step; heun or rk2 (with `alpha`), two calls, but for the last step.
+        solver: ddim, euler or eab (`zsnr.eab`), one call a step; heun or rk2 (with `alpha`), two, but for the last.
         alpha: of rk2: 1/2 midpoint, 2/3 Ralston, 1 Heun.
         path: along which rk2 and euler integrate; angle and flow reach zero SNR (`zsnr.path`).
         levels: a grid in place of timestep_spacing: karras (rho steps, from sigma_max), power (the one for Heun from
-            zero SNR), uniform or geometric, see `zsnr.grids`. On a zero-SNR schedule karras is one step from T to
-            sigma_max, 80 if none is given, and rho steps from there.
+            zero SNR), skewed (for eab), uniform or geometric, see `zsnr.grids`. On a zero-SNR schedule karras is one
+            step from T to sigma_max, 80 if none is given, and rho steps from there.
         use_karras_sigmas: the same as levels="karras", as other schedulers' configs say it; `levels` decides.
         rho, sigma_min, sigma_max: of karras; the schedule's own first and last sigma if none are given.
-        S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none. S_tmax has no
-            bound where it is None.
+        S_churn, S_tmin, S_tmax, S_noise: EDM's stochasticity, in units of sigma = tan(phi); 0 for none, as eab wants
+            it. S_tmax has no bound where it is None.
         clip_sample, clip_sample_range: clamp every estimate of x0, for models of pixels, and take eps from the clamped
             one (DDIM's use_clipped_model_output).
 
-    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take ddim or euler. The
+    A pipeline that stops in the middle (XL's denoising_end) cuts between two calls: for it, take no heun or rk2. The
     strength of image to image counts calls, not noise: with `levels`, or timesteps of one's own, the log says where it
     begins. The state is x_phi, so there are no `sigmas`, which pipelines would scale it by.
 
@@ -113,12 +114,9 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         for name, known in CHOICES.items():
             if (value := self.config[name]) not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
         if clip_sample and not 0 < clip_sample_range < math.inf:
             raise ValueError(f"clip_sample_range = {clip_sample_range}: a finite bound above 0, or clip_sample=False")
-        self._churn = (S_churn, S_tmin, math.inf if S_tmax is None else S_tmax, S_noise)
-        check_churn(*self._churn)
+        check_solver(self.config)
         if isinstance(trained_betas, Tensor):
             self.register_to_config(trained_betas=trained_betas.tolist())
         if S_tmax == math.inf:
@@ -129,7 +127,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             config_grid(self.config, schedule, 2)  # what is wrong with them, before the first sampling
         self.betas, self.alphas_cumprod = schedule.betas.float(), schedule.alpha_bar.float()
         self.alphas = 1 - self.betas  # for pipelines and callbacks that read these three
-        self.order = 2 if solver in ("heun", "rk2") else 1
+        self.order = calls(self.config)
         self.init_noise_sigma = torch.ones(())  # raised by churn's first raise: more only where S_noise is not 1
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(schedule.T - 1, -1, -1)
@@ -138,7 +136,8 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         self._even = True  # calls, in the timestep
         self._begin_index: int | None = None
         self._step_index: int | None = None
-        self._before: tuple[int, Tensor, Tensor] | None = None  # number, state and answer of the last call
+        self._last: int | None = None  # number of the last call
+        self._past: tuple[tuple[Tensor, Tensor], ...] = ()  # what the next one looks back on, newest first
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -181,7 +180,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if self._step_index and self._step_index < len(self._calls) and self._calls[self._step_index].stage:
             logger.warning(
                 "the last sampling stopped between the two calls of a step, and its state is not a step's: for a "
-                "pipeline that stops in the middle (XL's denoising_end), take solver='ddim' or 'euler'"
+                "pipeline that stops in the middle (XL's denoising_end), take solver='ddim', 'euler' or 'eab'"
             )
         if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
             raise ValueError("give one of num_inference_steps, timesteps and sigmas")
@@ -194,7 +193,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         top = self.schedule.angle[-1].item()
         angles = [min(a, top) if a < top * (1 + 1e-7) else a for a in angles]  # by rounding, of float32 too
         angles = check_grid(torch.tensor([*angles, 0.0], dtype=torch.float64))
-        rows = list(churned(angles, self._step_rows, *self._churn))
+        rows = table(self.config, angles)
         if angles[0] <= top < (high := max(row.phi for row in rows)):
             raise ValueError(
                 f"churn raises a level to sigma = {math.tan(high):.6g}, above the model's last trained one, "
@@ -210,22 +209,13 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         self._even = num_inference_steps is not None and not (self.config.levels or self.config.use_karras_sigmas)
         self.set_begin_index(None)
 
-    def _step_rows(self, phi: float, psi: float) -> list[Row]:
-        """The calls of the step from angle phi to psi, above 0."""
-        if self.config.solver == "ddim":
-            return [ddim_step(phi, psi)]
-        alpha = self.config.alpha if self.config.solver == "rk2" else 1.0
-        rows = rk2_step(phi, psi, alpha, PATHS[self.config.path])[: self.order]
-        # alpha > 1 beyond the image: Euler's step, and a call that changes nothing, so that step k starts at call 2 k,
-        # where pipelines that begin in the middle look for it
-        return rows + [Row(psi, 1.0, 0.0, stage=1)] * (self.order - len(rows))
-
     # --- one call
 
     @property
     def truncates(self) -> bool:
         """Has the solver an error of its own even where x0 and eps do not change? (For `zsnr.audit`.)"""
-        return self.config.solver != "ddim" and self.config.path not in ("flow", "EDM")  # straight there
+        # flow and EDM are straight there
+        return self.config.solver not in ("ddim", "eab") and self.config.path not in ("flow", "EDM")
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The state as it is: it is x_phi at every call."""
@@ -250,7 +240,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
             generator: of the fresh noise of churn and eta: one, or a list of one a sample.
 
         Raises:
-            ValueError: a timestep out of turn, where a step is two calls; eta with another solver than ddim.
+            ValueError: a timestep out of turn, but for ddim and euler; eta with another solver than ddim.
         """
         call, following = self._call(float(timestep), eta)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
@@ -260,9 +250,10 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if self.config.clip_sample:
             x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
             v = (c * x - x0) / s
-        if call.stage and (self._before is None or self._before[0] != following - 2):
+        if call.stage and self._last != following - 2:
             raise ValueError(f"sampling begins with the second half of a step (call {following - 1}): begin with 2 k")
-        x, self._before = advance(call, x, v, self._before and self._before[1:]), (following - 1, x, v)
+        kept = self._calls[following].lookback if following < len(self._calls) else 0
+        x, self._past, self._last = advance(call, x, v, self._past), ((x, v), *self._past)[:kept], following - 1
         if call.e:
             x = x + call.e * randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         self._step_index = following
@@ -282,7 +273,10 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         if eta:
             return next(iter(ddim.rows((phi, psi), eta))), following
         if k is None:
-            return self._step_rows(phi, psi)[0] if psi else rotation(phi), following
+            return step_rows(self.config, phi, psi)[0] if psi else rotation(phi), following
+        if self.config.solver == "eab" and (self._step_index is None or self._last != k - 1):  # a run begins
+            self._past = ()
+            self._calls = [*self._calls[:k], *table(self.config, [*(row.phi for row in self._calls[k:]), 0.0])]
         return self._calls[k], following
 
     # --- where in the grid
@@ -294,7 +288,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
 
     def set_begin_index(self, begin_index: int | None = 0) -> None:
         """Begin with this call (pipelines that start in the middle); None: with that of the first timestep given."""
-        self._begin_index, self._step_index, self._before = begin_index, None, None
+        self._begin_index, self._step_index, self._last, self._past = begin_index, None, None, ()
         if begin_index and not self._even and begin_index < len(self._calls):
             t, phi = self._published[begin_index], self._calls[begin_index].phi
             logger.warning(
@@ -307,15 +301,17 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         turn = self._begin_index if self._step_index is None else self._step_index
         if turn is not None and self._published[turn : turn + 1] == [timestep]:
             return turn
-        if self.order == 2 and self._step_index is not None:
+        free = self.config.solver in ("ddim", "euler")
+        if not free and self._step_index is not None:
             due = [f"{t:g} is due" for t in self._published[self._step_index :]] or ["all steps are done"]
+            why = "eab looks back" if self.order == 1 else f"a step of {self.config.solver} is two calls"
             raise ValueError(
-                f"timestep {timestep:g}, but {due[0]}, and a step of {self.config.solver} is two calls: begin anew by "
-                "set_timesteps(), or elsewhere by _step_index = None, or take ddim or euler; one scheduler a thread"
+                f"timestep {timestep:g}, but {due[0]}, and {why}: begin anew by set_timesteps(), or elsewhere by "
+                "_step_index = None, or take ddim or euler; one scheduler a thread"
             )
         # a level that two halves share is begun with the later call, the first half of its own step
         found = [k for k, t in enumerate(self._published) if t == timestep]
-        if not found and (self.order == 2 or self.config.S_churn):
+        if not found and (not free or self.config.S_churn):
             raise ValueError(f"timestep {timestep} is not one of those that set_timesteps() chose: {self._published}")
         return found[-1] if found else None
 
