@@ -51,6 +51,27 @@ def amplification(scale: float, correlation: float) -> float:
     return math.sqrt(scale**2 + (1 - scale) ** 2 + 2 * scale * (1 - scale) * correlation)
 
 
+def interval_share(lo: float, hi: float, variance: Tensor) -> Tensor:
+    """The share of guidance's shift that an interval (lo, hi] of sigma leaves, for Gaussian classes of one covariance.
+
+    From zero SNR, the class's mean moves by (w - 1) share (m_pos - m_neg) along an axis of variance L:
+
+        share = cos(atan(lo / sqrt(L))) - cos(atan(hi / sqrt(L))),   1 where all levels are guided
+
+    Derived for this project, from the ODE's solution in the interval, which is that of a Gaussian at the moved mean.
+    """
+    std = variance.sqrt()
+    return torch.atan(lo / std).cos() - torch.atan(hi / std).cos()
+
+
+def autoguided(scale: float, k: float) -> float:
+    """std / true std of what a Gaussian guided by its own copy of k times the variance gives: k^((1 - w) / 2).
+
+    Derived for this project: v of a Gaussian is d/dphi of log std, times the residual, and guidance is linear in it.
+    """
+    return k ** ((1 - scale) / 2)
+
+
 class Counted:
     """A denoiser that counts how often it is evaluated, in `calls`."""
 
