@@ -80,7 +80,8 @@ def train(
     Args:
         network: left as it is.
         example: step -> tensors of the step's whole batch, the same at each call.
-        loss: (network, *tensors) -> the loss of these examples, a mean over them; a process passes its share only.
+        loss: (network, *tensors) -> the loss of these examples, a mean over them; a process passes its share only. All
+            are on the network's device but those of float64, which stay on the CPU.
         recipe: pictures in all and in a step over all processes, learning rate, averaging, clipping.
         scratch: folder for the checkpoint of this training.
         description: what else the result depends on, in JSON: the recipe's values, the version of the code that defines
@@ -130,7 +131,7 @@ def train(
             losses: list[Tensor] = []
             for part in zip(*(z[mine].chunk(accumulate) for z in example(state.step)), strict=True):
                 with accelerator.no_sync(network) if len(losses) < accumulate - 1 else nullcontext():
-                    value = loss(network, *(z.to(accelerator.device) for z in part)) / accumulate
+                    value = loss(network, *(_moved(z, accelerator.device) for z in part)) / accumulate
                     accelerator.backward(value)
                     losses.append(value.detach())
         except (Exception, KeyboardInterrupt):
@@ -171,6 +172,11 @@ def train(
         bar.update()
     bar.close()
     return average.cpu(), state.history
+
+
+def _moved(z: Tensor, device: torch.device) -> Tensor:
+    """On the device; float64 stays on the CPU, as Apple's GPUs have none: what uses it casts it, then moves it."""
+    return z if z.dtype == torch.float64 else z.to(device)
 
 
 def _diverged(what: str, recipe: Recipe, step: int) -> str:
