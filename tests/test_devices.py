@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,11 @@ def loop_step():
             loop.train(Network(4, 4), lambda _: (POINTS, sigma), loss, recipe, Path("none"), {})
 
 
+def table():
+    """The schedule of a scheduler whose table was moved there; of one step, as a meta tensor reads as zeros."""
+    assert zsnr.from_scheduler(SimpleNamespace(alphas_cumprod=torch.zeros(1, device=DEVICE))).zero_snr
+
+
 NETWORKS = {k: lambda k=k: NetworkDenoiser(network(), LEAKY, k) for k in prediction.PREDICTIONS}
 NETWORKS |= {f"EDM {name}": lambda name=name: edm.EDMDenoiser(raw(name)) for name in edm.COLUMNS}
 NETWORKS["whole steps"] = lambda: NetworkDenoiser(network(), LEAKY, "v", whole_steps=True)
@@ -126,6 +132,7 @@ PATHS |= {
     "drop-in": partial(drop_in, solver="ddim"),
     "drop-in, churn": partial(drop_in, solver="rk2", S_churn=1.0, S_tmax=1.0),
     "training loop": loop_step,
+    "a scheduler's table": table,
     "solve": lambda: GAUSSIANS[0].solve(there(), 1.0),
     "draw": lambda: MIXTURE.sample(there(), torch.Generator()),
     "rescaled": lambda: guidance.rescaled(there(), there()),

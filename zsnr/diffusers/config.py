@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsnr import grids
 from zsnr import schedule as schedules
-from zsnr.schedule import Schedule, from_alpha_bar
+from zsnr.schedule import Schedule, exact, from_alpha_bar
 
 logger = logging.getLogger(__name__)
 say_once = functools.cache(logger.warning)
@@ -66,7 +66,7 @@ def from_scheduler(scheduler: Any) -> Schedule:
     name, table = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if table is None:
         raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
-    alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
+    alpha_bar = exact(table).clone()
     if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
         if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
             raise ValueError(
