@@ -560,6 +560,7 @@ FINITE = {"rescale_betas_zero_snr": False}
         ({"timestep_spacing": "even"}, "unknown timestep_spacing"),
         ({"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*trained_betas"),
         ({"alpha": 0.0}, "alpha = 0.0"),
+        ({"alpha": 1e-8}, "alpha = 1e-08.*001 at least"),  # as the sampler
         ({"S_churn": -1.0}, "S_churn = -1.0"),
         ({"trained_betas": [0.1, 2.0]}, "betas must lie in"),
     ],

@@ -41,7 +41,7 @@ from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
 from zsnr.prediction import cos_sin, to_v
 from zsnr.rows import Row, advance
-from zsnr.samplers import check_churn, churned, ddim, ddim_step, rk2_step, rotation
+from zsnr.samplers import check_alpha, check_churn, churned, ddim, ddim_step, rk2_step, rotation
 
 logger = logging.get_logger(__name__)
 
@@ -113,8 +113,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         for name, known in CHOICES.items():
             if (value := self.config[name]) not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha = {alpha}: must be above 0; 1 is Heun's method")
+        check_alpha(alpha)
         if clip_sample and not 0 < clip_sample_range < math.inf:
             raise ValueError(f"clip_sample_range = {clip_sample_range}: a finite bound above 0, or clip_sample=False")
         self._churn = (S_churn, S_tmin, math.inf if S_tmax is None else S_tmax, S_noise)
