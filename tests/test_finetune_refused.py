@@ -133,6 +133,34 @@ def test_the_command_line_refuses_in_a_line(option, value, message, folder, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "taken"]
 
 
+def test_the_same_command_after_a_kill_before_the_cleaning(folder, tmp_path, monkeypatch):
+    """The result is there, and so is the finished training: the command ends as it would have, but no other does."""
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    out, scratch = tmp_path / "out", tmp_path / "out-scratch"
+    command = f"--model {tmp_path}/model --folder {folder} --out {out} --images 2 --batch 2 --resolution 8".split()
+    with monkeypatch.context() as killed:
+        killed.setattr(loop, "clean", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(command)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="out is there already: choose"):
+        main([*command, "--lr", "1e-3"])  # another training
+    aside = out.rename(tmp_path / "aside")
+    out.mkdir()
+    (out / "notes").touch()
+    with pytest.raises(SystemExit, match="out is there already, and no earlier result"):
+        main(command)
+    assert [path.name for path in out.iterdir()] == ["notes"]
+    (out / "notes").unlink()
+    aside.rename(out)
+    monkeypatch.setattr(loop, "_average", lambda *_: pytest.fail("trained again"))
+    main(command)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not scratch.exists()
+    with pytest.raises(SystemExit, match="out is there already: choose"):
+        main(command)
+
+
 def lose(part: Path) -> None:
     """Take a tensor out of a part's weights."""
     tensors = load_file(part)

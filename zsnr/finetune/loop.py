@@ -74,6 +74,7 @@ def train(
     save_every: float = 20.0,
     note: str = "",
     timed: bool = False,
+    unfinished: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, History]:
     """Train a copy of `network` by AdamW, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -90,6 +91,7 @@ def train(
         save_every: seconds between checkpoints. One is also left by an error, with the steps done before it.
         note: printed where there is no checkpoint of a finished training, for callers that expect one.
         timed: print, after a few steps, how long one takes.
+        unfinished: called before the first step, unless the checkpoint is that of a finished training; may refuse.
 
     Returns:
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -105,6 +107,8 @@ def train(
     state = place.restore(network, average, optimizer)
     if accelerator.gather(torch.tensor([state.step], device=accelerator.device)).unique().numel() > 1:
         raise ValueError(f"not all processes see the checkpoint in {scratch}: put it where every machine can read it")
+    if not state.finished:
+        unfinished()
     if accelerator.is_main_process and not state.finished:
         news = [note] if note else []
         news += [f"going on from {place.folder.name}, step {state.step}"] if state.step else place.others()
