@@ -48,6 +48,8 @@ def loss(alpha_bar: float, shape: Sequence[int]) -> tuple[float, float]:
 
 def schedule(report: Report, end: float, shape: Sequence[int], T: int, prediction: str = "") -> None:
     """The signal that is left at T, where alpha_bar is `end`."""
+    if end == 1:
+        raise AuditError("cannot be judged: alpha_bar at T is 1, so there is no noise; correct the betas")
     lost, ratio = loss(end, shape)
     report.facts |= {"shape": "x".join(map(str, shape)), "terminal alpha_bar": end, "terminal SNR": end / (1 - end)}
     report.facts |= {"mean lost at T": lost, "std kept at T": ratio}
