@@ -485,6 +485,20 @@ def edm(**changed):
             (sd(num_train_timesteps=T), rf"num_train_timesteps = '?{T}")
             for T in (0, -1, 1.5, 100_000, 10**7, "x", None)
         ),
+        *(
+            (
+                {"_class_name": name, **given, count: 10**9},
+                f"{count} = 1000000000; give",
+            )  # a list so long takes minutes
+            for name, count, given in (
+                ("EntropyBoundScheduler", "num_inference_steps", {}),
+                ("VQDiffusionScheduler", "num_train_timesteps", {"num_vec_classes": 8}),
+                ("HeliosScheduler", "stages", {}),
+                ("LCMScheduler", "original_inference_steps", TABLE),
+                ("SASolverScheduler", "predictor_order", TABLE),
+                ("PiflowScheduler", "n_grid", {}),
+            )
+        ),
         *((sd(trained_betas=[0.001] * n), f"has {n} entries") for n in (1, 2, 10, 500)),
         *((sd(trained_betas=[0.001] * 999 + [b]), rf"betas\[999\] = {b}") for b in (math.nan, math.inf, 1.5, -0.1)),
         (sd(trained_betas=[0.001] * 500 + [1.0] * 500), r"betas\[500\] = 1, "),

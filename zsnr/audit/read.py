@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import zsnr
-from zsnr.audit.errors import AuditError, positive, theirs, training_steps
+from zsnr.audit.errors import AuditError, check_counts, positive, theirs, training_steps
 from zsnr.diffusers import card
 from zsnr.prediction import PREDICTIONS
 
@@ -52,6 +52,7 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
         what = f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}"
         raise AuditError(f"{what}; give the scheduler's own config, upgrade diffusers, or pass the live object")
     training_steps(subject)
+    check_counts(subject)
     takes_betas = "beta_start" in inspect.signature(kind).parameters
     if takes_betas and not {"beta_start", "trained_betas", "beta_schedule"} & set(subject):
         what = f"{where} has no betas, and {name} would take its own defaults"
