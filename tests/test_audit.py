@@ -507,6 +507,13 @@ def edm(**changed):
         (sd(trained_betas=[0.0] * 1000), "all of its betas are 0"),
         *((edm(**{name: 0}), f"{name} = 0; give") for name in ("sigma_min", "sigma_max", "sigma_data")),
         (flow(use_dynamic_shifting=True, max_image_seq_len=256), "base_image_seq_len = 256, max_image_seq_len = 256"),
+        (sd(num_train_timesteps=10**400), r"num_train_timesteps = 10+\.\.\.0+; give"),
+        (sd(lower_order_final=10**400), r"lower_order_final = 10+\.\.\.0+; give"),
+        (
+            {"_class_name": "CogVideoXDDIMScheduler", "num_train_timesteps": 1, "prediction_type": "flow_prediction"}
+            | {"beta_start": 0.05, "beta_end": 0.3, "beta_schedule": "linear"},
+            "where there is no noise",
+        ),
         (sd(trained_betas=0.5), "has 0 entries"),
         *((sd(**{name: []}), "cannot be") for name in ("prediction_type", "beta_start", "timestep_spacing")),
     ],

@@ -42,14 +42,14 @@ def remedy(probe: Probe) -> str:
 
 def loss(alpha_bar: float, shape: Sequence[int]) -> tuple[float, float]:
     """(share of a prompt's brightness lost, std of brightness / true std) along the mean of a channel."""
+    if alpha_bar == 1:
+        raise AuditError("cannot be judged: it starts at alpha_bar = 1, where there is no noise; correct the betas")
     mean, ratio = brightness.predicted(alpha_bar, MEAN_STD**2 * math.prod(shape[1:]), 1.0)
     return 1 - mean, ratio
 
 
 def schedule(report: Report, end: float, shape: Sequence[int], T: int, prediction: str = "") -> None:
     """The signal that is left at T, where alpha_bar is `end`."""
-    if end == 1:
-        raise AuditError("cannot be judged: alpha_bar at T is 1, so there is no noise; correct the betas")
     lost, ratio = loss(end, shape)
     report.facts |= {"shape": "x".join(map(str, shape)), "terminal alpha_bar": end, "terminal SNR": end / (1 - end)}
     report.facts |= {"mean lost at T": lost, "std kept at T": ratio}
