@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
         ({"images": True}, "images = True: must be a whole number"),
         ({"lr": float("inf")}, "lr = inf: must be a finite number"),
         ({"clip": float("nan")}, "clip = nan: must be a finite number"),
+        ({"lr": 10**400}, "lr = 10+: must be a finite number"),
         ({"lr": "1e-3"}, "lr = '1e-3': must be a finite number"),
         ({"zero_snr": "no"}, "zero_snr = 'no': must be True or False"),
         ({"lora_rank": 100_000}, "lora_rank = 100000: this UNet's layers have at most 32"),
