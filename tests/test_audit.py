@@ -22,6 +22,7 @@ from zsnr.audit.__main__ import main
 from zsnr.audit.noise_levels import ANGLES
 from zsnr.audit.probe import Probe
 from zsnr.audit.report import ranges
+from zsnr.diffusers import Card
 from zsnr.diffusers.config import BETAS
 
 SD = tiny.STABLE_DIFFUSION_1 | {"skip_prk_steps": True}
@@ -484,6 +485,20 @@ def edm(**changed):
             (sd(num_train_timesteps=T), rf"num_train_timesteps = '?{T}")
             for T in (0, -1, 1.5, 100_000, 10**7, "x", None)
         ),
+        *(
+            (
+                {"_class_name": name, **given, count: 10**9},
+                f"{count} = 1000000000; give",
+            )  # a list so long takes minutes
+            for name, count, given in (
+                ("EntropyBoundScheduler", "num_inference_steps", {}),
+                ("VQDiffusionScheduler", "num_train_timesteps", {"num_vec_classes": 8}),
+                ("HeliosScheduler", "stages", {}),
+                ("LCMScheduler", "original_inference_steps", TABLE),
+                ("SASolverScheduler", "predictor_order", TABLE),
+                ("PiflowScheduler", "n_grid", {}),
+            )
+        ),
         *((sd(trained_betas=[0.001] * n), f"has {n} entries") for n in (1, 2, 10, 500)),
         *((sd(trained_betas=[0.001] * 999 + [b]), rf"betas\[999\] = {b}") for b in (math.nan, math.inf, 1.5, -0.1)),
         (sd(trained_betas=[0.001] * 500 + [1.0] * 500), r"betas\[500\] = 1, "),
@@ -492,6 +507,13 @@ def edm(**changed):
         (sd(trained_betas=[0.0] * 1000), "all of its betas are 0"),
         *((edm(**{name: 0}), f"{name} = 0; give") for name in ("sigma_min", "sigma_max", "sigma_data")),
         (flow(use_dynamic_shifting=True, max_image_seq_len=256), "base_image_seq_len = 256, max_image_seq_len = 256"),
+        (sd(num_train_timesteps=10**400), r"num_train_timesteps = 10+\.\.\.0+; give"),
+        (sd(lower_order_final=10**400), r"lower_order_final = 10+\.\.\.0+; give"),
+        (
+            {"_class_name": "CogVideoXDDIMScheduler", "num_train_timesteps": 1, "prediction_type": "flow_prediction"}
+            | {"beta_start": 0.05, "beta_end": 0.3, "beta_schedule": "linear"},
+            "where there is no noise",
+        ),
         (sd(trained_betas=0.5), "has 0 entries"),
         *((sd(**{name: []}), "cannot be") for name in ("prediction_type", "beta_start", "timestep_spacing")),
     ],
@@ -578,6 +600,55 @@ def test_checkpoints_in_one_file(tmp_path, keys, metadata, prediction, alpha_bar
     assert main([str(file)]) == 2
     file.write_bytes(b"nothing")
     assert main([str(file)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "followed", "message"),
+    [
+        (("v_pred",), {"modelspec.prediction_type": "epsilon"}, "v", r"key v_pred \(v\), .*prediction_type \(eps\)"),
+        (("v_pred", "edm_mean"), {}, "v", r"key v_pred \(v\), key edm_mean \(eps\)"),
+        (
+            ("v_pred",),
+            {"zsnr_card": Card("x0", zsnr.schedule.linear()).to_json()},
+            "x0",
+            r"card \(x0\), key v_pred \(v",
+        ),
+        ((), {"modelspec.prediction_type": "v", "modelspec.predict_key": "epsilon"}, "v", r"type \(v\), .*key \(eps\)"),
+        (("ztsnr", "edm_mean"), {}, "eps", r"key edm_mean \(alpha_bar = .*3.9e-05\), key ztsnr \(alpha_bar = 0\)"),
+        (("v_pred", "edm_vpred.sigma_max"), {"modelspec.prediction_type": "v_prediction"}, "v", ""),
+        (
+            ("ztsnr",),
+            {"zsnr_card": Card("v", zsnr.rescale_zero_terminal_snr(zsnr.schedule.linear())).to_json()},
+            "v",
+            "",
+        ),
+    ],
+)
+def test_a_checkpoint_that_contradicts_itself_is_a_flaw(tmp_path, keys, metadata, followed, message):
+    file = tmp_path / "model.safetensors"
+    save_file({key: torch.tensor(80.0) for key in (UNET, *keys)}, file, metadata)
+    report = audit(file)
+    assert report.facts["prediction"] == followed
+    one = found(report, "flaw").get("contradiction")
+    assert re.search(message, one.what) if message else one is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "message"),
+    [
+        (("edm_vpred.sigma_max",), {}, r"edm_vpred.sigma_max = 0\.0; give a number above 0"),
+        ((), {"modelspec.prediction_type": "flow"}, "modelspec.prediction_type is 'flow'; .* epsilon"),
+        ((), {"zsnr_card": Card("F", None).to_json()}, "EDM's preconditioning"),
+        ((), {"zsnr_card": Card("v", zsnr.Schedule(torch.ones(3))).to_json()}, "no noise"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_judged(tmp_path, capsys, keys, metadata, message):
+    file = tmp_path / "model.safetensors"
+    save_file({key: torch.tensor(0.0) for key in (UNET, *keys)}, file, metadata)
+    assert main([str(file)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "Traceback" not in error
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(tmp_path, monkeypatch):

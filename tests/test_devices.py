@@ -2,9 +2,12 @@
 
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from interrupted import Interrupted
 from sampling import ALL
 from strict import DEVICE, Strict
 from torch import nn
@@ -14,7 +17,7 @@ from lab.models import backdrop, edm_training, mixture, training
 from zsnr import Gaussian, NetworkDenoiser, edm, guidance, prediction
 from zsnr.diffusers import Card
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
-from zsnr.finetune import tune
+from zsnr.finetune import loop, tune
 
 
 class Network(nn.Linear):
@@ -82,6 +85,29 @@ def on_edm(net, y, eps, t, recipe):
     return edm_training.objective(net, y, sigma, eps, None, None, recipe)
 
 
+def loop_step():
+    """A training's first step, up to its gradient, with the noise levels of EDM, which are float64."""
+    sigma = edm.column("edm").p_train(2, torch.Generator().manual_seed(0))
+
+    def loss(net, y, sigma):
+        assert (y.device.type, sigma.device.type) == (DEVICE, "cpu")
+        edm_training.objective(net, y, sigma, y, None, None, recipe).backward()
+        raise Interrupted
+
+    recipe = edm_training.EDMRecipe(batch=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+        patch.setattr(loop.Accelerator, "device", torch.device(DEVICE))
+        patch.setattr(loop.Accelerator, "gather", lambda _, step: torch.zeros(1))
+        with pytest.raises(Interrupted):
+            loop.train(Network(4, 4), lambda _: (POINTS, sigma), loss, recipe, Path("none"), {})
+
+
+def table():
+    """The schedule of a scheduler whose table was moved there; of one step, as a meta tensor reads as zeros."""
+    assert zsnr.from_scheduler(SimpleNamespace(alphas_cumprod=torch.zeros(1, device=DEVICE))).zero_snr
+
+
 NETWORKS = {k: lambda k=k: NetworkDenoiser(network(), LEAKY, k) for k in prediction.PREDICTIONS}
 NETWORKS |= {f"EDM {name}": lambda name=name: edm.EDMDenoiser(raw(name)) for name in edm.COLUMNS}
 NETWORKS["whole steps"] = lambda: NetworkDenoiser(network(), LEAKY, "v", whole_steps=True)
@@ -105,6 +131,8 @@ PATHS |= {
     "fine-tune": partial(train, tune._objective, {}, Card("v", LEAKY), "fp32"),
     "drop-in": partial(drop_in, solver="ddim"),
     "drop-in, churn": partial(drop_in, solver="rk2", S_churn=1.0, S_tmax=1.0),
+    "training loop": loop_step,
+    "a scheduler's table": table,
     "solve": lambda: GAUSSIANS[0].solve(there(), 1.0),
     "draw": lambda: MIXTURE.sample(there(), torch.Generator()),
     "rescaled": lambda: guidance.rescaled(there(), there()),

@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
         ({"images": True}, "images = True: must be a whole number"),
         ({"lr": float("inf")}, "lr = inf: must be a finite number"),
         ({"clip": float("nan")}, "clip = nan: must be a finite number"),
+        ({"lr": 10**400}, "lr = 10+: must be a finite number"),
         ({"lr": "1e-3"}, "lr = '1e-3': must be a finite number"),
         ({"zero_snr": "no"}, "zero_snr = 'no': must be True or False"),
         ({"lora_rank": 100_000}, "lora_rank = 100000: this UNet's layers have at most 32"),
@@ -131,6 +132,34 @@ def test_the_command_line_refuses_in_a_line(option, value, message, folder, tmp_
     with pytest.raises(SystemExit, match=message):
         main([z for pair in given.items() for z in pair])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "taken"]
+
+
+def test_the_same_command_after_a_kill_before_the_cleaning(folder, tmp_path, monkeypatch):
+    """The result is there, and so is the finished training: the command ends as it would have, but no other does."""
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    out, scratch = tmp_path / "out", tmp_path / "out-scratch"
+    command = f"--model {tmp_path}/model --folder {folder} --out {out} --images 2 --batch 2 --resolution 8".split()
+    with monkeypatch.context() as killed:
+        killed.setattr(loop, "clean", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(command)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="out is there already: choose"):
+        main([*command, "--lr", "1e-3"])  # another training
+    aside = out.rename(tmp_path / "aside")
+    out.mkdir()
+    (out / "notes").touch()
+    with pytest.raises(SystemExit, match="out is there already, and no earlier result"):
+        main(command)
+    assert [path.name for path in out.iterdir()] == ["notes"]
+    (out / "notes").unlink()
+    aside.rename(out)
+    monkeypatch.setattr(loop, "_average", lambda *_: pytest.fail("trained again"))
+    main(command)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not scratch.exists()
+    with pytest.raises(SystemExit, match="out is there already: choose"):
+        main(command)
 
 
 def lose(part: Path) -> None:

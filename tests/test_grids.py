@@ -132,3 +132,10 @@ def test_karras_is_edms_equation_5():
 def test_what_is_not_a_grid_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_exponents_too_small_for_a_float_are_refused():
+    with pytest.raises(ValueError, match="rho = 1e-06 is too small"):
+        karras(2, rho=1e-6)
+    with pytest.raises(ValueError, match="exponent = 1e-300 is too small"):
+        power(2, 1e-300, 0.5)

@@ -565,8 +565,17 @@ FINITE = {"rescale_betas_zero_snr": False}
         ({"timestep_spacing": "even"}, "unknown timestep_spacing"),
         ({"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*trained_betas"),
         ({"alpha": 0.0}, "alpha = 0.0"),
+        ({"alpha": 1e-8}, "alpha = 1e-08.*001 at least"),  # as the sampler
         ({"S_churn": -1.0}, "S_churn = -1.0"),
         ({"S_churn": 3.0, "solver": "eab"}, "S_churn = 3.0: eab .* take heun, or S_churn=0"),
+        ({"S_churn": None}, "S_churn = None: give a number"),
+        ({"beta_end": 10**400}, "beta_end = 10+.*: give a number"),
+        ({"alpha": "1"}, "alpha = '1': give a number"),
+        ({"num_train_timesteps": 10.5}, r"num_train_timesteps = 10\.5: give a whole number"),
+        ({"num_train_timesteps": 10**9}, "num_train_timesteps = 1000000000: give .* to a million"),
+        ({"rescale_betas_zero_snr": "False"}, "rescale_betas_zero_snr = 'False': give true or false"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type = .*: give a name"),
+        *(({"trained_betas": odd}, "trained_betas = .*: give a list") for odd in (0, "", "x", [], ["x"], [[0.1]])),
         ({"trained_betas": [0.1, 2.0]}, "betas must lie in"),
     ],
 )

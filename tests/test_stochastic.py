@@ -344,3 +344,8 @@ def test_diffusers_with_churn_makes_the_wrong_variance(module, name, arguments, 
     module = pytest.importorskip(f"diffusers.schedulers.scheduling_{module}")
     std = peers_std(module, getattr(module, name)(**arguments), network, monkeypatch)
     assert std == pytest.approx(expected, abs=0.02)
+
+
+def test_noise_without_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"is one number: give \(B, ...\)"):
+        churn(never, torch.tensor(1.0), uniform(2), S_churn=1.0, generators=torch.Generator())

@@ -70,7 +70,10 @@ def power(N: int, exponent: float = 1.5, phi_max: float = math.pi / 2) -> Tensor
     """
     if not 0 < exponent < math.inf:
         raise ValueError(f"the exponent must be above 0 and finite; got {exponent}")
-    u_max = 1.0 if _checked(N, phi_max) == math.pi / 2 else 1 / (1 + math.tan(phi_max) ** (-1 / exponent))
+    try:
+        u_max = 1.0 if _checked(N, phi_max) == math.pi / 2 else 1 / (1 + math.tan(phi_max) ** (-1 / exponent))
+    except OverflowError:
+        raise ValueError(f"exponent = {exponent} is too small to reach phi_max = {phi_max}; 1.5 is usual") from None
     u = u_max * torch.linspace(1, 0, N + 1, dtype=torch.float64)
     phi = torch.atan2(u**exponent, (1 - u) ** exponent)
     phi[0] = phi_max
@@ -120,7 +123,10 @@ def karras(
     if N < 1 or not rho > 0 or not sigma_data > 0:
         raise ValueError(f"rho steps need N >= 1 and rho > 0, sigma_data > 0; got N = {N}, rho = {rho}, {sigma_data}")
     u = torch.linspace(0, 1, N, dtype=torch.float64)
-    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    try:
+        top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        raise ValueError(f"rho = {rho} is too small: sigma_max^(1/rho) is no number; 7 is EDM's") from None
     sigma = (top + u * (bottom - top)) ** rho
     return torch.cat([torch.atan(sigma / sigma_data), torch.zeros(1, dtype=torch.float64)])
 

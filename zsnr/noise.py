@@ -30,6 +30,8 @@ def randn(
 
 def check_noise(noise: Tensor) -> Tensor:
     """The noise, refused where it holds NaN or inf, as every later step would, and where steps would be rounded."""
+    if noise.dim() == 0:
+        raise ValueError("the noise to start from is one number: give (B, ...), a batch, such as noise[None]")
     if not noise.is_floating_point():
         raise ValueError(f"the noise to start from is {noise.dtype}, which cannot hold a step: give noise.float()")
     if not math.isfinite(noise.sum().item()) and not torch.isfinite(noise).all():  # a sum is quick, but may overflow

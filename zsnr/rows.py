@@ -102,9 +102,9 @@ def follow(
     progress: bool = False,
 ) -> Tensor:
     """The (B, ...) state after all rows of a table; no tensor that was passed in is changed."""
+    x, step = check_noise(noise), 0
     if any(row.e for row in rows):
         check_generators(generators, len(noise))
-    x, step = check_noise(noise), 0
     past: deque[tuple[Tensor, Tensor]] = deque(maxlen=max((row.lookback for row in rows), default=0))
     shape, dtype, device = x.shape, x.dtype, x.device
     for row in _bar(rows) if progress else rows:

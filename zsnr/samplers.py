@@ -198,8 +198,7 @@ def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
         x' = x + alpha h (n' x + n phi' v)
         x <- x + h1 (n' x + n phi' v) + h2 (n'_m x' + n_m phi'_m v')
     """
-    if not 1e-3 <= alpha < math.inf:  # the rounding of the answers is multiplied by 1 / (2 alpha)
-        raise ValueError(f"alpha = {alpha}: must be above 0, and .001 at least, to keep digits; 1 is Heun's method")
+    check_alpha(alpha)
     h = q.t - p.t
     if p.t + alpha * h <= 0:
         return [euler_step(p, q)]
@@ -212,6 +211,12 @@ def rk2_rows(p: Point, q: Point, path: Path, alpha: float = 1.0) -> list[Row]:
     on_v2 = h2 * m.n * m.dphi
     # by position: a keyword costs as much as the arithmetic
     return [Row(p.phi, a, b), Row(m.phi, 0.0, on_v2 / q.n, on_x / q.n, on_v / q.n, 0.0, 1)]
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse an alpha of `rk2` that is no share of a step, or leaves no digits."""
+    if not 1e-3 <= alpha < math.inf:  # the rounding of the answers is multiplied by 1 / (2 alpha)
+        raise ValueError(f"alpha = {alpha}: must be above 0, and .001 at least, to keep digits; 1 is Heun's method")
 
 
 # --- stochastic churn

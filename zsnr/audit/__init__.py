@@ -64,8 +64,11 @@ def audit(
         checks.schedule(report, subject.alpha_bar[-1].item(), shape or (4, 64, 64), subject.T)
         return report
     if isinstance(subject, str | Path) and Path(subject).suffix == ".safetensors" and Path(subject).is_file():
-        facts, end, prediction, size = checkpoint(Path(subject))
+        facts, end, prediction, size, disputed = checkpoint(Path(subject))
         report = Report(Path(subject).name, {"prediction": prediction} | facts)
+        if disputed:
+            what = f"the file contradicts itself, and programs read it in different ways: {disputed}"
+            report.add("flaw", "contradiction", what, "find out what it was trained for, and correct the others")
         checks.schedule(report, end, shape or size, 1000, prediction)
         return report
     scheduler, own_shape = load(subject)

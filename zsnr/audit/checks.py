@@ -42,6 +42,8 @@ def remedy(probe: Probe) -> str:
 
 def loss(alpha_bar: float, shape: Sequence[int]) -> tuple[float, float]:
     """(share of a prompt's brightness lost, std of brightness / true std) along the mean of a channel."""
+    if alpha_bar == 1:
+        raise AuditError("cannot be judged: it starts at alpha_bar = 1, where there is no noise; correct the betas")
     mean, ratio = brightness.predicted(alpha_bar, MEAN_STD**2 * math.prod(shape[1:]), 1.0)
     return 1 - mean, ratio
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import re
+import reprlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 MOST_STEPS = 10_000
 """Longest table that is judged: none is published that is longer than 4,000, and some schedulers take minutes."""
+
+COUNTS = re.compile("steps|order|stages|grid|length")
 
 
 class AuditError(ValueError):
@@ -32,9 +36,16 @@ def theirs(what: str) -> Iterator[None]:
 def positive(config: Any, name: str, default: float | None = None) -> float:
     """A number of a config, or its default; refused unless finite and above 0."""
     value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise AuditError(f"cannot be judged: {name} = {value!r}; give a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise AuditError(f"cannot be judged: {name} = {reprlib.repr(value)}; give a number above 0")
     return float(value)
+
+
+def check_counts(config: Any) -> None:
+    """Refuse a config that counts to more than MOST_STEPS, whatever it counts: a scheduler may make a list of it."""
+    for name, value in config.items():
+        if COUNTS.search(str(name)) and isinstance(value, int | float) and not abs(value) <= MOST_STEPS:
+            raise AuditError(f"cannot be judged: {name} = {reprlib.repr(value)}; give a number up to {MOST_STEPS}")
 
 
 def training_steps(config: Any) -> int:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import zsnr
-from zsnr.audit.errors import AuditError, theirs, training_steps
+from zsnr.audit.errors import AuditError, check_counts, positive, theirs, training_steps
 from zsnr.diffusers import card
+from zsnr.prediction import PREDICTIONS
 
 EDM, UNET, XL = "edm_vpred.sigma_max", "model.diffusion_model.input_blocks.", "conditioner.embedders.1."
+KEYS = {EDM: "v", "v_pred": "v", "edm_mean": "eps"}
+SPECS = ("modelspec.prediction_type", "modelspec.predict_key")
 SAID = {"epsilon": "eps", "v": "v", "v_prediction": "v"}
 
 
@@ -49,6 +52,7 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
         what = f"{where}: diffusers {diffusers.__version__} has no scheduler {name!r}"
         raise AuditError(f"{what}; give the scheduler's own config, upgrade diffusers, or pass the live object")
     training_steps(subject)
+    check_counts(subject)
     takes_betas = "beta_start" in inspect.signature(kind).parameters
     if takes_betas and not {"beta_start", "trained_betas", "beta_schedule"} & set(subject):
         what = f"{where} has no betas, and {name} would take its own defaults"
@@ -57,16 +61,17 @@ def load(subject: Any) -> tuple[Any, tuple[int, ...] | None]:
         return kind.from_config(dict(subject)), shape
 
 
-def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]:
-    """(facts, alpha_bar at T, prediction, shape) of a single-file checkpoint of Stable Diffusion, XL or not.
+def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...], str]:
+    """(facts, alpha_bar at T, prediction, shape, contradictions) of a single-file checkpoint of Stable Diffusion or XL.
 
-    A card of ours in its metadata is all that is needed. Without one, the keys are read that ComfyUI reads: `v_pred`
-    and `ztsnr`; `edm_mean` with `edm_std` (sigma_data 0.5, sigma_max 80); `edm_vpred.sigma_max` (v, sigma_data 1); then
-    the metadata `modelspec.prediction_type` (kohya) or `modelspec.predict_key` (ComfyUI). No such file holds its betas:
-    those of Stable Diffusion are assumed.
+    A card of ours in its metadata is all that is needed. Without one, the keys are read that ComfyUI reads:
+    `edm_vpred.sigma_max` (v, sigma_data 1); `v_pred` and `ztsnr`; `edm_mean` with `edm_std` (eps, sigma_data 0.5,
+    sigma_max 80); then the metadata `modelspec.prediction_type` (kohya) or `modelspec.predict_key` (ComfyUI). The first
+    is followed, and what the others say against it is named. No such file holds its betas: those of Stable Diffusion
+    are assumed.
 
     Raises:
-        AuditError: it is no checkpoint, or not of Stable Diffusion.
+        AuditError: it is no checkpoint, not of Stable Diffusion, or says what cannot be.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -74,24 +79,32 @@ def checkpoint(file: Path) -> tuple[dict[str, Any], float, str, tuple[int, ...]]
         found = card.read(file)
         with safe_open(file, "pt") as opened:
             keys, said = set(opened.keys()), opened.metadata() or {}
-            sigma_max = opened.get_tensor(EDM).item() if EDM in keys else 80.0 if "edm_mean" in keys else None
+            told = {EDM: opened.get_tensor(EDM).item() if EDM in keys else 80.0}
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise AuditError(f"{file} cannot be read ({error}): give a checkpoint in .safetensors") from error
     shape = (4, 128, 128) if any(key.startswith(XL) for key in keys) else (4, 64, 64)
-    if found:
-        return {"card": "its own"}, found.steps.alpha_bar[-1].item(), found.prediction, shape
-    if not any(key.startswith(UNET) for key in keys):
+    if found and found.schedule is None:
+        raise AuditError(f"{file} cannot be judged: EDM's preconditioning wraps it, says its card; give its scheduler")
+    if not found and not any(key.startswith(UNET) for key in keys):
         what = f"no tensor {UNET}*, so it is no whole checkpoint of Stable Diffusion, and its schedule is not known"
         raise AuditError(f"{file} cannot be judged: {what}; give its pipeline's folder, or a scheduler_config.json")
-    spec = said.get("modelspec.prediction_type") or said.get("modelspec.predict_key")
-    keyed = bool({"v_pred", EDM} & keys)
-    facts = {"prediction by": "its keys" if keyed else f"its metadata: {spec}" if spec else "nothing: assumed"}
-    prediction = "v" if keyed else SAID.get(str(spec), "eps")
-    if sigma_max is not None:
-        end = 1 / (1 + (sigma_max / (1.0 if EDM in keys else 0.5)) ** 2)
-        return facts | {"sigma_max": sigma_max}, end, prediction, shape
-    end = 0.0 if "ztsnr" in keys else zsnr.schedule.stable_diffusion().alpha_bar[-1].item()
-    return facts | {"assumed": "Stable Diffusion's betas, T = 1000"}, end, prediction, shape
+    sigmas = {EDM: positive(told, EDM), "edm_mean": 80 / 0.5}  # of data of unit std
+    levels = {key: 1 / (1 + sigma**2) for key, sigma in sigmas.items()} | {"ztsnr": 0.0}
+    predictions = {f"key {key}": what for key, what in KEYS.items() if key in keys}
+    predictions |= {f"metadata {name}": SAID.get(said[name], repr(said[name])) for name in SPECS if name in said}
+    ends = {f"key {key}": end for key, end in levels.items() if key in keys}
+    if found:
+        predictions = {"card": found.prediction} | predictions
+        ends = {"card": found.steps.alpha_bar[-1].item()} | ends
+    by, prediction = next(iter(predictions.items()), ("nothing: assumed", "eps"))
+    if prediction not in PREDICTIONS:
+        raise AuditError(f"{file} cannot be judged: its {by} is {prediction}; those known are {', '.join(SAID)}")
+    facts = {"prediction by": by}
+    facts |= {} if found or keys & {*sigmas} else {"assumed": "Stable Diffusion's betas, T = 1000"}
+    end = next(iter(ends.values()), zsnr.schedule.stable_diffusion().alpha_bar[-1].item())
+    disputes = [", ".join(f"{who} ({what})" for who, what in predictions.items())] * (len({*predictions.values()}) > 1)
+    disputes += [", ".join(f"{who} (alpha_bar = {at:.2g})" for who, at in ends.items())] * (len({*ends.values()}) > 1)
+    return facts, end, prediction, shape, "; ".join(disputes)
 
 
 def _class_of(config: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,8 @@ import functools
 import inspect
 import logging
 import math
+import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from zsnr import grids
 from zsnr import schedule as schedules
-from zsnr.schedule import Schedule, from_alpha_bar
+from zsnr.schedule import Schedule, exact, from_alpha_bar
 
 logger = logging.getLogger(__name__)
 say_once = functools.cache(logger.warning)
@@ -33,6 +35,12 @@ DROPPED = (
 FROM_LAST: dict[str, Callable[..., Tensor]] = {"power": grids.power, "skewed": grids.skewed, "uniform": grids.uniform}
 """Grids that start at a schedule's last level, whatever it is."""
 LEVELS = ("karras", *FROM_LAST, "geometric")
+COUNTS, OPEN = ("num_train_timesteps",), ("sigma_min", "sigma_max", "S_tmax")
+NUMBERS = (
+    *COUNTS, *OPEN, "beta_start", "beta_end", "snr_shift_scale", "alpha", "rho", "S_churn", "S_tmin", "S_noise",
+    "clip_sample_range",
+)  # fmt: skip
+FLAGS = ("rescale_betas_zero_snr", "use_karras_sigmas", "clip_sample")
 EPS = (
     "this config predicts epsilon on a schedule with zero terminal SNR: at T the input is eps itself, and says nothing "
     "about x0, so no sampler can start there. If the model was trained on eps, keep its own schedule "
@@ -68,7 +76,7 @@ def from_scheduler(scheduler: Any) -> Schedule:
     name, table = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if table is None:
         raise ValueError(f"{name} has no table of alphas_cumprod, so no discrete schedule; use its sigmas as a grid")
-    alpha_bar = torch.as_tensor(table).to("cpu", torch.float64, copy=True)
+    alpha_bar = exact(table).clone()
     if getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False):
         if alpha_bar[-1] > 2**-24:  # diffusers keeps in the config what a scheduler does not know
             raise ValueError(
@@ -79,12 +87,41 @@ def from_scheduler(scheduler: Any) -> Schedule:
     return from_alpha_bar(alpha_bar)
 
 
+def _finite(value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return bool(number and abs(value) <= sys.float_info.max)
+
+
+def check_types(given: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, values of a config that are no numbers, words or flags, where it needs them."""
+    for name in {*NUMBERS} & {*given}:
+        value, what = given[name], "a whole number from 1 to a million" if name in COUNTS else "a number"
+        right = _finite(value)
+        right = right and (name not in COUNTS or (value == int(value) and 1 <= value <= 10**6))
+        if not right and not (name in OPEN and (value is None or value == math.inf)):
+            raise ValueError(f"{name} = {reprlib.repr(value)}: give {what}")
+    for name in ("beta_schedule", "prediction_type"):
+        if not isinstance(given.get(name), str | None):
+            raise ValueError(f"{name} = {reprlib.repr(given[name])}: give a name")
+    for name in FLAGS:
+        if not isinstance(given.get(name), bool | np.bool_ | None):
+            raise ValueError(f"{name} = {reprlib.repr(given[name])}: give true or false")
+    if (betas := given.get("trained_betas")) is not None:
+        try:
+            right = exact(betas).ndim == 1 and len(betas) > 0
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            right = False
+        if not right:
+            raise ValueError(f"trained_betas = {reprlib.repr(betas)}: give a list of numbers, one a step")
+
+
 def check_config(given: Mapping[str, Any]) -> None:
     """Refuse a config whose network takes another input, or gives another output, than those of a discrete schedule.
 
     Raises:
         ValueError: with the remedy.
     """
+    check_types(given)
     if given.get("use_flow_sigmas"):
         raise ValueError(f"use_flow_sigmas: {FLOW}")
     if given.get("timestep_type") == "continuous":

@@ -11,7 +11,7 @@ from zsnr.diffusers.config import say_once
 from zsnr.multistep import eab
 from zsnr.path import PATHS
 from zsnr.rows import Row
-from zsnr.samplers import check_churn, churned, ddim_step, rk2_step
+from zsnr.samplers import check_alpha, check_churn, churned, ddim_step, rk2_step
 
 SOLVERS = ("ddim", "euler", "heun", "rk2", "eab")
 TRAINED_STEPS = (
@@ -27,8 +27,7 @@ def calls(config: Any) -> int:
 
 def check_solver(config: Any) -> None:
     """Refuse options that mean nothing, alone or together, by a ValueError with the remedy."""
-    if not 0 < config.alpha < math.inf:
-        raise ValueError(f"alpha = {config.alpha}: must be above 0; 1 is Heun's method")
+    check_alpha(config.alpha)
     check_churn(*_churn(config))
     if config.solver == "eab" and config.S_churn:
         raise ValueError(f"S_churn = {config.S_churn}: eab looks back over calls that fresh noise would part it from; "

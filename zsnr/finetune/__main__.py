@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             library.utils.logging.disable_progress_bar()
     try:
         recipe.check()
-        check_out(out, replace=False)
+        check_out(out, replace=scratch.is_dir())  # a kill between the save and the cleaning leaves both
         captioned(folder)
-        tuned, _ = fine_tune(pipelines.load(model), folder, recipe, scratch, timed=True)
+        unfinished = functools.partial(check_out, out, replace=False)
+        tuned, _ = fine_tune(pipelines.load(model), folder, recipe, scratch, timed=True, unfinished=unfinished)
         save(tuned, out, recipe)
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error

@@ -74,13 +74,15 @@ def train(
     save_every: float = 20.0,
     note: str = "",
     timed: bool = False,
+    unfinished: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, History]:
     """Train a copy of `network` by AdamW, or go on with the checkpoint that an interrupted call left in `scratch`.
 
     Args:
         network: left as it is.
         example: step -> tensors of the step's whole batch, the same at each call.
-        loss: (network, *tensors) -> the loss of these examples, a mean over them; a process passes its share only.
+        loss: (network, *tensors) -> the loss of these examples, a mean over them; a process passes its share only. All
+            are on the network's device but those of float64, which stay on the CPU.
         recipe: pictures in all and in a step over all processes, learning rate, averaging, clipping.
         scratch: folder for the checkpoint of this training.
         description: what else the result depends on, in JSON: the recipe's values, the version of the code that defines
@@ -89,6 +91,7 @@ def train(
         save_every: seconds between checkpoints. One is also left by an error, with the steps done before it.
         note: printed where there is no checkpoint of a finished training, for callers that expect one.
         timed: print, after a few steps, how long one takes.
+        unfinished: called before the first step, unless the checkpoint is that of a finished training; may refuse.
 
     Returns:
         The averaged network, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -104,6 +107,8 @@ def train(
     state = place.restore(network, average, optimizer)
     if accelerator.gather(torch.tensor([state.step], device=accelerator.device)).unique().numel() > 1:
         raise ValueError(f"not all processes see the checkpoint in {scratch}: put it where every machine can read it")
+    if not state.finished:
+        unfinished()
     if accelerator.is_main_process and not state.finished:
         news = [note] if note else []
         news += [f"going on from {place.folder.name}, step {state.step}"] if state.step else place.others()
@@ -130,7 +135,7 @@ def train(
             losses: list[Tensor] = []
             for part in zip(*(z[mine].chunk(accumulate) for z in example(state.step)), strict=True):
                 with accelerator.no_sync(network) if len(losses) < accumulate - 1 else nullcontext():
-                    value = loss(network, *(z.to(accelerator.device) for z in part)) / accumulate
+                    value = loss(network, *(_moved(z, accelerator.device) for z in part)) / accumulate
                     accelerator.backward(value)
                     losses.append(value.detach())
         except (Exception, KeyboardInterrupt):
@@ -171,6 +176,11 @@ def train(
         bar.update()
     bar.close()
     return average.cpu(), state.history
+
+
+def _moved(z: Tensor, device: torch.device) -> Tensor:
+    """On the device; float64 stays on the CPU, as Apple's GPUs have none: what uses it casts it, then moves it."""
+    return z if z.dtype == torch.float64 else z.to(device)
 
 
 def _diverged(what: str, recipe: Recipe, step: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
+import sys
 from typing import Any, ClassVar
 
 from zsnr.finetune import lora
@@ -48,7 +48,7 @@ class Recipe:
         for field in dataclasses.fields(self):
             value, (kind, what) = getattr(self, field.name), KINDS[type(field.default)]
             wrong = not isinstance(value, kind) or (type(value) is bool) != (kind is bool)
-            if wrong or (kind is numbers.Real and not math.isfinite(value)):
+            if wrong or (kind is numbers.Real and not abs(value) <= sys.float_info.max):
                 raise ValueError(f"{field.name} = {value!r}: must be {what}")
         for name in self.ABOVE_ZERO:
             if not getattr(self, name) > 0:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,13 @@ VERSION = 1
 
 
 def fine_tune(
-    pipeline: DiffusionPipeline, folder: str | Path, recipe: FineTune, scratch: str | Path, *, timed: bool = False
+    pipeline: DiffusionPipeline,
+    folder: str | Path,
+    recipe: FineTune,
+    scratch: str | Path,
+    *,
+    timed: bool = False,
+    unfinished: Callable[[], None] = lambda: None,
 ) -> tuple[DiffusionPipeline, History]:
     """Fine-tune a copy of the pipeline's UNet, or go on with the checkpoint that an interrupted call left in `scratch`.
 
@@ -38,7 +45,7 @@ def fine_tune(
         pipeline: of Stable Diffusion 1, 2 or XL; left as it is.
         folder: of captioned pictures, see `zsnr.finetune.captions`.
         scratch: folder for checkpoints, read by all machines; `loop.clean` removes it once the result is safe.
-        timed: print, after a few steps, how long one takes.
+        timed, unfinished: see `loop.train`.
 
     Returns:
         A pipeline with the averaged UNet (a LoRA is an adapter on a copy of the old one), the scheduler that goes with
@@ -90,6 +97,7 @@ def fine_tune(
                 description,
                 accumulate=recipe.accumulate,
                 timed=timed,
+                unfinished=unfinished,
                 save_every=20 + 7e-7 * trained,  # ten minutes for Stable Diffusion, whose checkpoints have 14 GB
             )
     except RuntimeError as error:
