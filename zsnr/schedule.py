@@ -104,7 +104,7 @@ class Schedule:
         """
         if not 0 < k < math.inf:
             raise ValueError(f"the SNR is divided by k, a finite number above 0; got {k}")
-        return from_alpha_bar(self.alpha_bar / (k + (1 - k) * self.alpha_bar))
+        return Schedule(self.sqrt_alpha_bar / (k + (1 - k) * self.alpha_bar).sqrt())  # whose square may underflow
 
     def step_at(self, phi: float) -> float:
         """The step, counted from 0, at an angle: a fraction between two steps, linear in the angle.
