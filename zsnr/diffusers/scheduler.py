@@ -37,7 +37,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from zsnr.diffusers.config import LEVELS, config_grid, config_prediction, config_schedule, read_config
+from zsnr.diffusers.config import LEVELS, check_types, config_grid, config_prediction, config_schedule, read_config
 from zsnr.diffusers.solvers import SOLVERS, calls, check_solver, step_rows, table
 from zsnr.grids import SPACINGS, check_grid
 from zsnr.path import PATHS
@@ -111,6 +111,7 @@ class ZeroSNRScheduler(SchedulerMixin, ConfigMixin):
         clip_sample_range: float = 1.0,
         snr_shift_scale: float = 1.0,
     ) -> None:
+        check_types(self.config)
         for name, known in CHOICES.items():
             if (value := self.config[name]) not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, known))}")
