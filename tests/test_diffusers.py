@@ -68,6 +68,13 @@ def test_schedules_and_algorithm_1(scheduler, schedule, config):
     torch.testing.assert_close(rescaled.betas.float(), rescale_betas(schedule.betas.float()), rtol=0, atol=1e-4)
 
 
+def test_shap_es_exponential_schedule():
+    theirs = HeunDiscreteScheduler(num_train_timesteps=1024, beta_schedule="exp", prediction_type="sample")
+    ours = zsnr.ZeroSNRScheduler.from_config(theirs.config).schedule
+    torch.testing.assert_close(from_scheduler(theirs).sqrt_alpha_bar, ours.sqrt_alpha_bar, rtol=0, atol=1e-6)
+    assert ours.alpha_bar[-1].item() == pytest.approx(math.exp(-12), rel=1e-12)
+
+
 @pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler])
 def test_the_stand_in_for_zero_that_some_schedulers_hold_is_taken_as_zero(scheduler):
     theirs = scheduler(**SD, rescale_betas_zero_snr=True)

@@ -27,6 +27,7 @@ BETAS: dict[str, Callable[[int, float, float], Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.stable_diffusion,
     "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
+    "exp": lambda T, start, end: from_alpha_bar([math.exp(-12 * t / T) for t in range(1, T + 1)]),  # Shap-E's
 }
 DROPPED = (
     "a timestep_spacing at its default becomes trailing, which starts at T, and steps_offset, set_alpha_to_one and "
