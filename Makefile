@@ -47,7 +47,7 @@ peers: env  ## diffusers' own tests with our scheduler, from a checkout of diffu
 notebooks: env  ## execute every notebook pair again, with default parameters
 	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
 
-bench: env  ## time and error against diffusers, and against k-diffusion and azula where they are installed
+bench: env  ## time and error against diffusers, and against k-diffusion, azula and smalldiffusion where installed
 	@$(BIN)/python -m benchmarks
 
 versions: env  ## run the tests on the oldest and newest versions, on each Python that is found

@@ -1,12 +1,15 @@
-"""zsnr beside its peers, in one run on one machine: what a solver costs without its network, and error by evaluations.
+"""zsnr beside its peers, in one run on one machine: error at equal evaluations, and what a step costs.
 
-    python -m benchmarks      # one minute; exit status 1 if zsnr misses its budget or a target of accuracy
+    python -m benchmarks      # exit status 1 if zsnr misses a target of its own
 
-diffusers comes with the environment. k-diffusion and azula are optional, and skipped with a line where missing:
+diffusers comes with the environment. The others are optional, and skipped with a line where missing:
 
     pip install --no-deps -r benchmarks/requirements.txt
 
 Never without --no-deps: they declare torchvision and more, which nothing here uses. `--target FOLDER` and
-PYTHONPATH=FOLDER leave the environment as it is. benchmarks/results is a record: its errors are the same everywhere,
-its timings belong to the machine that it names.
+PYTHONPATH=FOLDER leave the environment as it is. The trained network is the full profile's: `make repro` restores it;
+without it, that test is skipped with a line. Without `--out` it writes benchmarks/results and the README's excerpt.
+Errors are the same everywhere, timings belong to the machine that is named.
+
+A solver of a peer is one line of its module: name, factory, options.
 """

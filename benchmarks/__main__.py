@@ -1,25 +1,30 @@
-"""Measure, write tables and figure, and say whether zsnr keeps its budget and its targets: if not, exit status 1."""
+"""Measure, write table and figure, and say where a peer is ahead; exit status 1 if zsnr misses a target of its own."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
+import logging
+import re
 import sys
 from pathlib import Path
 
-from benchmarks import errors, overhead, report
-from benchmarks.method import Method
+from benchmarks import errors, figure, overhead, problems, report
+from benchmarks.solver import Solver
+from lab import ROOT
 
-LIBRARIES = ("ours", "peer_diffusers", "peer_k_diffusion", "peer_azula")
+RESULTS, README = Path(__file__).parent / "results", ROOT / "README.md"
+MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+LIBRARIES = ("ours", "peer_diffusers", "peer_k_diffusion", "peer_azula", "peer_smalldiffusion")
 
 
-def methods() -> list[Method]:
-    """Every library's methods; for one that is missing, a line."""
+def solvers() -> list[Solver]:
+    """Every library's solvers; for one that is missing, a line."""
     found = []
     for name in LIBRARIES:
         try:
-            found += importlib.import_module(f"benchmarks.{name}").methods()
+            found += importlib.import_module(f"benchmarks.{name}").solvers()
         except ImportError as error:
             print(f"{name} is skipped ({error}): pip install --no-deps -r benchmarks/requirements.txt")
     return found
@@ -28,25 +33,34 @@ def methods() -> list[Method]:
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=25, help="turns each sampler is timed for; the fastest counts")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--repeats", type=int, default=25, help="turns each solver is timed for; the fastest counts")
+    parser.add_argument("--jobs", type=int, default=2, help="processes for the errors; timings are alone")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    everything, where = methods(), report.machine()
-    times, found = overhead.measure(everything, options.repeats), errors.measure(everything, errors.BUDGETS)
-    one = errors.direction(everything)
-
+    try:
+        trained = problems.trained(ROOT / problems.WEIGHTS)
+    except FileNotFoundError as error:
+        trained = None
+        print(f"the trained network is skipped ({error}; or `make repro`)")
+    logging.disable(logging.WARNING)  # what libraries say of settings that they change
+    everything, exact = solvers(), problems.exact()
+    record = {
+        "versions": report.versions(),
+        "processor": report.processor(),
+        "overhead": overhead.measure(everything, options.repeats),
+        "errors": errors.measure(everything, exact, trained, errors.BUDGETS, options.jobs),
+    }
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("overhead", report.overhead(times, where)), ("errors", report.errors(found, one))):
-        (options.out / f"{name}.md").write_text(text, encoding="utf-8")
-        print(text)
-    record = json.dumps({"machine": where, "overhead": times, "errors": found, "direction": one}, indent=1)
-    (options.out / "benchmarks.json").write_text(record.replace("Infinity", "null") + "\n", encoding="utf-8")
-    report.figure(found, times, options.out / "benchmarks.png")
-
-    misses = [f"{r['name']}: {miss}" for r in times for miss in r.get("misses", [])]
-    misses += [f"Heun, {c['budget']} evaluations: {c['error']:.2%}" for r in found for c in r["cells"] if c["misses"]]
-    misses += [f"Heun, trailing, {d['steps']} steps, variance 64: {d['zsnr'][0]:.4f}" for d in one if d["misses"]]
-    print("\n  ".join(["zsnr misses:", *misses]) if misses else "zsnr keeps its budget and its targets")
+    (options.out / "benchmarks.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (options.out / "benchmarks.md").write_text(report.table(record), encoding="utf-8")
+    if options.out == RESULTS:
+        text = README.read_text(encoding="utf-8")
+        (quoted,) = re.findall(f"{MARKS[0]}(.*){MARKS[1]}", text, re.S)
+        README.write_text(text.replace(MARKS[0] + quoted, f"{MARKS[0]}\n{report.excerpt(record)}"), encoding="utf-8")
+    figure.draw(record, options.out / "benchmarks.png")
+    print(report.table(record), *report.behind(record), sep="\n")
+    misses = report.misses(record)
+    print("\n  ".join(["zsnr misses:", *misses]) if misses else "zsnr keeps its targets")
     return 1 if misses else 0
 
 

@@ -1,53 +1,112 @@
-"""Error by evaluations: the largest |generated std / true std - 1| over the variances of `method.LAMBDA`."""
+"""Errors at equal evaluations: every solver at its best setting for each number of them, chosen by the truth itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 
-from benchmarks.method import STAND_INS, Method, ratio
+from benchmarks.problems import Problem
+from benchmarks.solver import Network, Solver
 
-BUDGETS = (10, 20, 50, 100, 200)
-"""Evaluations that may be used: 20 are 20 steps of DDIM, 10 of Heun."""
-TARGETS = {20: 0.08, 50: 0.015, 100: 0.004}
-"""What zsnr's Heun may be wrong by, on its default grid."""
-DIRECTION = {10: 0.08, 50: 0.005}
-"""The same for variance 64 alone, by trailing steps."""
-
-
-@torch.no_grad()
-def measure(methods: Sequence[Method], budgets: Sequence[int]) -> list[dict[str, Any]]:
-    """For each method and budget the smallest error over the grids on offer, and the grid that has it."""
-    scored = [m for m in methods if m.scored]
-    cells = [[_cell(m, budget) for budget in budgets] for m in scored]
-    ours = next(row for m, row in zip(scored, cells, strict=True) if (m.library, m.name) == ("zsnr", "Heun"))
-    for m, row in zip(scored, cells, strict=True):
-        for cell, our in zip(row, ours, strict=True):
-            cell["closer"] = m.library != "zsnr" and cell["error"] < our["error"]
-            cell["misses"] = cell is our and not cell["error"] <= TARGETS.get(cell["budget"], math.inf)
-    return [{"library": m.library, "name": m.name, "cells": row} for m, row in zip(scored, cells, strict=True)]
+BUDGETS = (5, 10, 20, 50, 100)
+ON_NETWORK = (10, 20, 50)
+TESTS = ("gaussian", "seen", "held out")
+TARGETS = {"gaussian": {10: 0.0055, 20: 0.002, 50: 0.0002, 100: 0.00002}}
+"""What the first of ours may be wrong by."""
+Cell = dict[str, Any]
+REFUSED = (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+"""How libraries say that a combination of their options, or so few steps, is not for them."""
 
 
-def _cell(m: Method, budget: int) -> dict[str, Any]:
-    N = (budget + m.saved) // m.per_step
-    tried = [(float((ratio(m.prepare(grid, None, None)) - 1).abs().max()), name) for name, grid in m.grids(N)]
-    cell = {"budget": budget, "evaluations": m.per_step * N - m.saved, "steps": N, "tried": len(tried)}
-    return cell | dict(zip(("error", "grid"), min(tried), strict=True))
+def run(solver: Solver, problem: Problem, setting: str, budget: int, N: int) -> Cell:
+    """The errors of one run, and what it really spent; nothing where it broke, or spent too much."""
+    network = Network(problem.velocity)
+    try:
+        with torch.inference_mode():
+            found = problem.errors(solver.prepare(network, problem.noise, solver.settings[setting], N)())
+    except REFUSED:
+        return {}
+    return {"evaluations": network.calls, "steps": N, "errors": found} if network.calls <= budget else {}
 
 
-@torch.no_grad()
-def direction(methods: Sequence[Method]) -> list[dict[str, Any]]:
-    """Generated std / true std of Heun for variance 64, by trailing steps: ours, and k-diffusion's with a stand-in."""
-    heun = {m.library: m for m in methods if m.name == ("Heun, trailing" if m.library == "zsnr" else "Heun")}
-    rows = []
-    for N, most in DIRECTION.items():
-        row: dict[str, Any] = {"steps": N, "most": most}
-        wanted = {"k-diffusion": [f"trailing, {first:.0f}" for first in STAND_INS], "zsnr": ["trailing"]}
-        for library in (k for k in wanted if k in heun):
-            grids = {k: grid for k, grid in heun[library].grids(N) if k in wanted[library]}
-            row[library] = [float(ratio(heun[library].prepare(grid, None, None))[-1]) for grid in grids.values()]
-        rows.append(row | {"misses": not abs(row["zsnr"][0] - 1) < most})
+def best(runs: dict[str, Cell], test: str) -> Cell:
+    """The run with the smallest error, its setting, and how many were tried."""
+    tried = {s: r for s, r in runs.items() if r and math.isfinite(r["errors"][test])}
+    if not tried:
+        return {"error": None, "tried": len(runs)}
+    order = sorted(tried, key=lambda s: tried[s]["errors"][test])
+    chosen = tried[order[0]]
+    spent = {k: chosen[k] for k in ("evaluations", "steps")}
+    found = {"error": chosen["errors"][test], "setting": order[0], "tried": len(runs)}
+    return found | spent | {"next": order[1:3]}
+
+
+def measure(
+    solvers: Sequence[Solver], exact: Problem, trained: Problem | None, budgets: Sequence[int], jobs: int = 1
+) -> list[Cell]:
+    """A row for each solver: test -> budget -> its best cell.
+
+    Args:
+        jobs: processes that share the work; the errors are the same.
+    """
+
+    def row(solver: Solver) -> Cell:
+        steps = {b: solver.steps(b) for b in budgets}
+        runs: dict[int, dict[str, Cell]] = {b: {} for b in budgets}
+        for setting, (b, N) in product(solver.settings, steps.items()):  # in this order: some take long to construct
+            runs[b][setting] = run(solver, exact, setting, b, N) if N else {}
+        cells = {test: {str(b): best(runs[b], test) for b in budgets} for test in TESTS}
+        print(solver.library, solver.name, [f"{100 * error(c):.3g} %" for c in cells["gaussian"].values()], flush=True)
+        return {"library": solver.library, "name": solver.name, "cells": cells}
+
+    rows = _shared(row, solvers, jobs)
+    if trained is not None:
+        asked = {b: shortlist(rows, b) for b in budgets if b in ON_NETWORK}
+        tasks = [(k, b, s) for b, chosen in asked.items() for k, settings in chosen.items() for s in sorted(settings)]
+        found = _shared(lambda t: run(solvers[t[0]], trained, t[2], t[1], solvers[t[0]].steps(t[1])), tasks, jobs)
+        for k, r in enumerate(rows):
+            runs = {b: {t[2]: f for t, f in zip(tasks, found, strict=True) if t[:2] == (k, b)} for b in asked}
+            r["cells"]["network"] = {str(b): best(some, "network") for b, some in runs.items()}
     return rows
+
+
+def shortlist(rows: Sequence[Cell], budget: int) -> dict[int, set[str]]:
+    """What runs on the network, which takes long: row -> settings.
+
+    All of ours; of each peer the three solvers that are closest on Gaussian data, and the three on held-out mixtures,
+    each with its three closest settings there.
+    """
+    chosen: dict[int, set[str]] = {}
+    for test in ("gaussian", "held out"):
+        cells = {k: r["cells"][test][str(budget)] for k, r in enumerate(rows)}
+        order = sorted((k for k, c in cells.items() if "setting" in c), key=lambda k: error(cells[k]))
+        for library in {r["library"] for r in rows}:
+            of = [k for k in order if rows[k]["library"] == library]
+            for k in of if library == "zsnr" else of[:3]:
+                chosen.setdefault(k, set()).update([cells[k]["setting"], *cells[k].get("next", [])])
+    return chosen
+
+
+def _shared(task: Callable[[Any], Cell], items: Sequence[Any], jobs: int) -> list[Cell]:
+    """The task of each item, by forked processes: they find it in a global, as closures cannot be sent to them."""
+    global _task
+    _task = lambda k: task(items[k])  # noqa: E731
+    with multiprocessing.get_context("fork").Pool(jobs, torch.set_num_threads, (1,)) as pool:
+        return list(pool.imap(_numbered, range(len(items)), chunksize=1))
+
+
+_task: Callable[[int], Cell]
+
+
+def _numbered(k: int) -> Cell:
+    return _task(k)
+
+
+def error(cell: Cell) -> float:
+    """Of a cell; infinite where nothing came of it."""
+    return math.inf if cell["error"] is None else float(cell["error"])

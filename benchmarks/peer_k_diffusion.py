@@ -1,37 +1,19 @@
-"""k-diffusion's samplers, on any sigmas; the first must be finite."""
+"""k-diffusion's samplers, on the sigmas that it makes; the first must be finite."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from itertools import product
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
 import zsnr
-from benchmarks.method import SCHEDULE, STAND_INS, Method, Run, denoised, prior
+from benchmarks.solver import SCHEDULE, STAND_INS, Network, Run, Solver
+from benchmarks.stubs import load
 
-
-@cache
-def load() -> tuple[Any, Any]:
-    """k_diffusion.sampling and .external, past the package's __init__, which imports torchvision, CLIP and more."""
-    if (spec := importlib.util.find_spec("k_diffusion")) is None:
-        raise ImportError("k-diffusion is not installed")
-    package, vision, transforms = map(ModuleType, ("k_diffusion", "torchvision", "torchvision.transforms"))
-    package.__path__ = list(spec.submodule_search_locations or [])
-    transforms.functional = None  # type: ignore[attr-defined]
-    stubs = {m.__name__: m for m in (vision, transforms) if m.__name__ not in sys.modules}
-    sys.modules.update(stubs, k_diffusion=package)
-    try:
-        return importlib.import_module("k_diffusion.sampling"), importlib.import_module("k_diffusion.external")
-    finally:
-        for name in stubs:  # others look whether torchvision is there
-            del sys.modules[name]
+ENDS = list(product((0.002, 0.01, 0.03, 0.1), (80.0, 10.0, 25.0, 150.0, 250.0, 500.0, STAND_INS[0])))
 
 
 def trailing(N: int, first: float) -> Tensor:
@@ -41,42 +23,70 @@ def trailing(N: int, first: float) -> Tensor:
     return sigmas
 
 
-def grids(N: int) -> Iterator[tuple[str, Tensor]]:
+def grids() -> dict[str, Callable[[int], Tensor]]:
     """Rho steps, (poly)exponential, VP, and the schedule's with a stand-in."""
-    sampling, external = load()
-    for low, high in product((0.002, 0.01, 0.03), (80.0, 500.0, *STAND_INS)):
+    sampling, external = load("k_diffusion", "sampling", "external")
+    table = SCHEDULE.sigma.clone()
+    table[-1] = STAND_INS[0]
+    found: dict[str, Callable[[int], Tensor]] = {}
+    for low, high in ENDS:
         ends = f"{low:g} to {high:.0f}"
-        for rho in (7.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0):
-            yield f"rho {rho:g}, {ends}", sampling.get_sigmas_karras(N, low, high, rho)
-        for power in (0.7, 1.0, 1.5):
-            yield f"polyexponential {power}, {ends}", sampling.get_sigmas_polyexponential(N, low, high, power)
-    yield "VP", sampling.get_sigmas_vp(N)
-    for first in STAND_INS:
-        yield f"trailing, {first:.0f}", trailing(N, first)
-        table = SCHEDULE.sigma.clone()
-        table[-1] = first
-        yield f"get_sigmas, {first:.0f}", external.DiscreteSchedule(table, quantize=False).get_sigmas(N)
+        for rho in (7.0, 3.0, 5.0, 10.0):
+            found[f"rho {rho:g}, {ends}"] = partial(sampling.get_sigmas_karras, sigma_min=low, sigma_max=high, rho=rho)
+        for rho in (0.7, 1.0, 1.5, 2.0):
+            found[f"polyexponential {rho:g}, {ends}"] = partial(
+                sampling.get_sigmas_polyexponential, sigma_min=low, sigma_max=high, rho=rho
+            )
+    found["VP"] = sampling.get_sigmas_vp
+    found |= {f"trailing, {first:.0f}": partial(trailing, first=first) for first in STAND_INS}
+    found["get_sigmas"] = external.DiscreteSchedule(table, quantize=False).get_sigmas
+    return found
 
 
-def prepare(sampler: Callable[..., Tensor], sigmas: Tensor, noise: Tensor | None, output: Tensor | None) -> Run:
-    """See `Method`."""
-    if noise is not None:
-        return partial(sampler, lambda x, sigma: output, noise, sigmas, disable=True)
-    start = prior(float(sigmas[0]))
-    return partial(sampler, lambda x, sigma: denoised(x, 1.0, float(sigma[0])), start, sigmas.double(), disable=True)
+def silent(sigma: Any, sigma_next: Any) -> float:
+    """For samplers that can add noise: with eta 0 its weight is 0, but they ask for it."""
+    return 0.0
 
 
-def methods() -> list[Method]:
-    """Its Algorithm 2 with and without churn, and DPM-Solver++ 2M."""
-    k, heun = load()[0], {"per_step": 2, "saved": 1}
+def solvers() -> list[Solver]:
+    """All but dpm_adaptive, which cannot be told how many evaluations to take, and the ancestral ones that repeat one.
 
-    def method(name: str, sampler: Callable[..., Tensor], **options: Any) -> Method:
-        return Method("k-diffusion", name, grids, partial(prepare, sampler), **options)
+    With eta = 0, euler_ancestral is euler, dpm_2_ancestral dpm_2.
+    """
+    (k,) = load("k_diffusion", "sampling")
 
+    def model(network: Network, x: Tensor, sigma: Tensor) -> Tensor:
+        return network.x0(x, 1.0, float(sigma[0])) if network.output is None else network.output
+
+    def solver(name: str, *options: dict[str, Any]) -> Solver:
+        def prepare(network: Network, noise: Tensor, setting: Any, N: int) -> Run:
+            grid, chosen = setting
+            sigmas = grid(N).to(noise.dtype)
+            call = partial(getattr(k, f"sample_{name}"), partial(model, network), disable=True, **chosen)
+            return partial(call, noise * sigmas[0], sigmas)
+
+        some = {
+            ", ".join([*(f"{k} {v}" for k, v in o.items() if k in ("order", "solver_type")), words]): (grid, o)
+            for o in options or ({},)
+            for words, grid in grids().items()
+        }
+        return Solver("k-diffusion", name, some, prepare)
+
+    def fast(network: Network, noise: Tensor, setting: tuple[float, float], N: int) -> Run:
+        low, high = setting
+        call = partial(k.sample_dpm_fast, partial(model, network), noise * high, low, high, N, disable=True)
+        return call
+
+    still = {"eta": 0.0, "noise_sampler": silent}
     return [
-        method("Euler", k.sample_euler),
-        method("DPM-Solver++ 2M", k.sample_dpmpp_2m),
-        method("Heun", k.sample_heun, **heun),
-        method("Euler, churn", partial(k.sample_euler, s_churn=20.0), draws=True, scored=False),
-        method("Heun, churn", partial(k.sample_heun, s_churn=20.0), draws=True, scored=False, **heun),
+        solver("euler"),
+        solver("heun"),
+        solver("dpm_2"),
+        solver("lms", *({"order": n} for n in (4, 3))),
+        Solver("k-diffusion", "dpm_fast", {f"{low:g} to {high:.0f}": (low, high) for low, high in ENDS}, fast),
+        solver("dpmpp_2s_ancestral", still),
+        solver("dpmpp_sde", still),
+        solver("dpmpp_2m"),
+        solver("dpmpp_2m_sde", *({"solver_type": s} | still for s in ("midpoint", "heun"))),
+        solver("dpmpp_3m_sde", still),
     ]

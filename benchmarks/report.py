@@ -1,136 +1,141 @@
-"""Tables and the figure."""
+"""The table, its excerpt for the README, and what they say about who is ahead."""
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from benchmarks.errors import TARGETS, error
+from benchmarks.overhead import RATIO, STEPS
 
-from benchmarks.overhead import MICROSECONDS, RATIO, SHAPES, STEPS
-from lab.report import figures
-
-COLOURS = {
-    "zsnr": "#1f7a8c",
-    "diffusers": "#d1495b",
-    "k-diffusion": "#b07a1e",
-    "azula": "#8d6cab",
-    "yardstick": "#222222",
-}
-SMALL, LARGE = ("x".join(map(str, shape)) for shape in SHAPES)
-Rows = Sequence[dict[str, Any]]
+PACKAGES = ("torch", "diffusers", "k-diffusion", "azula", "smalldiffusion")
+HEADS = {"gaussian": "Gaussian, %", "seen": "four classes", "held out": "held out", "network": "network"}
+SHOWN = (10, 20, 50, 100)
+"""Evaluations in the README, for the Gaussian data and the network."""
+Record = dict[str, Any]
 
 
-def machine() -> str:
-    """The processor and versions that timings belong to."""
+def versions() -> dict[str, str]:
+    """Of Python and of every library that is compared."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def processor() -> str:
+    """What timings belong to."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-    found = [cpu, f"python {platform.python_version()}"]
-    for name in ("torch", "diffusers", "k-diffusion", "azula"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} missing")
-    return ", ".join(found)
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", "---", *["---:"] * (len(header) - 2)]
+def printed(test: str, value: float, bold: bool = False) -> str:
+    """Three digits, in percent or thousandths."""
+    if value >= 10:
+        return "-"
+    scaled = value * (100 if test == "gaussian" else 1000)
+    text = f"{scaled:.0f}" if scaled >= 999.5 else f"{scaled:.3g}".replace("e-0", "e-")
+    return f"**{text}**" if bold else text
+
+
+def _error(row: Record, test: str, budget: str) -> float:
+    return error(row["cells"][test][budget])
+
+
+def _columns(record: Record, wanted: Sequence[tuple[str, str]], rows: Sequence[Record]) -> list[list[str]]:
+    least = {at: min(_error(r, *at) for r in record["errors"]) for at in wanted}
+    return [[printed(at[0], e := _error(r, *at), e == least[at]) for at in wanted] for r in rows]
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]], words: int = 2) -> str:
+    rule = [*["---"] * words, *["---:"] * (len(header) - words)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
 
 
-def overhead(rows: Rows, where: str) -> str:
-    """The overhead of all as Markdown."""
-    units = [f"us {kind}, {shape}" for shape in (SMALL, LARGE) for kind in ("a step", "an evaluation")]
+def _order(row: Record) -> tuple[bool, float]:
+    budgets = list(row["cells"]["gaussian"])
+    return row["library"] != "zsnr", _error(row, "gaussian", budgets[len(budgets) // 2])
+
+
+def table(record: Record) -> str:
+    """All of it as Markdown."""
+    rows = sorted(record["errors"], key=_order)
+    tests = list(rows[0]["cells"])
+    wanted = [(t, b) for t in tests for b in rows[0]["cells"][t]]
+    times = {(r["library"], r["name"]): r for r in record["overhead"]}
     lines = []
-    for r in sorted(rows, key=lambda r: (r["draws"], r["library"] != "yardstick", r["evaluation"][1])):
-        times = [f"{r[kind][k]:.1f}" for k in (0, 1) for kind in ("step", "evaluation")]
-        verdict = "; ".join(r["misses"]) or "yes" if "misses" in r else ""
-        lines.append([r["library"], r["name"], *times, f"{r['ratio']:.2f}", verdict])
-    return f"""# Overhead: samplers without their network
+    for r, cells in zip(rows, _columns(record, wanted, rows), strict=True):
+        time = times[r["library"], r["name"]]
+        spent = [f"{c.get('evaluations', b)} of {b}" for b, c in r["cells"]["gaussian"].items()]
+        spent = [text for text in spent if text.split()[0] != text.split()[-1]]
+        overhead = f"{time['microseconds']:.0f}" + (f" ({time['ratio']:.2f})" if "ratio" in time else "")
+        lines.append([r["library"], r["name"], *cells, overhead, ", ".join(spent)])
+    header = ["library", "solver", *(f"{HEADS[t]}, {b}" for t, b in wanted), "overhead, us", "spends"]
+    said = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    return f"""# Solvers at equal evaluations
 
-{STEPS} steps, one thread, float32, the fastest of many turns; the network is a function that returns a constant tensor.
-The lean loop is `v = network(x, a[i]); x = a[i] * x + b[i] * v` with Python floats: two products and a sum. Our budget:
-at most {MICROSECONDS:g} us a step at {SMALL}, at most {RATIO} lean loops by evaluation at {LARGE}, and at both less by
-evaluation than every peer of the same kind (one evaluation a step, two, multistep; with noise or without). Those that
-draw noise, at the end, may spend on it what the lean loop does. Peers' grids are made beforehand; our checks and
-coefficients are timed.
+Written by `python -m benchmarks`; the settings behind each cell are in benchmarks.json. From zero terminal SNR, or from
+the largest noise that a library has. Columns: network evaluations that may be used, counted; what a solver really
+spends is in the last column where it is less. Ours have one setting, their documented grid; a peer has the best of all
+orders, grids and options of its own in each cell. The smallest of each column is bold, whoever's it is.
 
-{where}
+Gaussian: largest |generated std / true std - 1| over data variances from 1/64 to 64. The others: median RMSE over
+latents against the converged solution, in thousandths: a mixture of narrow and wide classes, of the kind that eab's
+constants were searched on; the geometric mean of four held-out mixtures; and the full profile's fine-tuned network with
+zero terminal SNR, on which run, of each peer, the three solvers closest on Gaussian data and the three on held-out
+mixtures at that number of evaluations, each with its three closest settings there ("-": not among them, or it broke).
+Overhead: {STEPS} steps at 4x4x64x64 without the network, an evaluation; in brackets, over a bare loop of the same sums.
 
-{_table(["library", "sampler", *units, "lean loops", "ours: in the budget, ahead of its peers"], lines)}"""
+{said}; {record["processor"]}
 
-
-def _percent(x: float) -> str:
-    return "-" if math.isinf(x) else f"{100 * x:.3g} %" if x < 9.995 else f"{1 + x:.3g} times"
-
-
-def errors(rows: Rows, direction: Rows) -> str:
-    """Errors of all as Markdown, and the grids that have them."""
-    header = ["library", "sampler", *(str(cell["budget"]) for cell in rows[0]["cells"])]
-    rows = sorted(rows, key=lambda r: (r["library"] != "zsnr", r["cells"][len(r["cells"]) // 2]["error"]))
-    cells = [
-        [f"**{_percent(c['error'])}, closer**" if c["closer"] else _percent(c["error"]) for c in r["cells"]]
-        for r in rows
-    ]
-    grids = [
-        [*("-" if math.isinf(c["error"]) else c["grid"] for c in r["cells"]), str(r["cells"][0]["tried"])] for r in rows
-    ]
-    names = [[r["library"], r["name"]] for r in rows]
-    one = [[str(d["steps"]), *(f"{x:.4g}" for x in d["zsnr"] + d.get("k-diffusion", []))] for d in direction]
-    stand_ins = ["k-diffusion, sigma 4096", "k-diffusion, sigma 4518.76"][: len(one[0]) - 2]
-    return f"""# Error by evaluations
-
-Gaussian data with variances from 1/64 to 64, the exact denoiser, from zero terminal SNR: the largest
-|generated std / true std - 1| over the variances, exact, without sampling. Columns: evaluations that may be used (20
-are 20 steps of DDIM, 10 of Heun). Ours is on its default, `zsnr.power(N)`
-or `zsnr.geometric(N)` for 2M, unless its name says otherwise; a peer on the best of all its grids in each column, with
-its stand-in for the infinite sigma where it needs one. "closer": than zsnr's Heun on its default.
-
-{_table(header, [n + c for n, c in zip(names, cells, strict=True)])}
-## Variance 64 alone, trailing steps, Heun: generated std / true std
-
-{_table(["steps", "zsnr, from zero SNR", *stand_ins], one)}
-## The best of how many grids
-
-{_table([*header, "tried"], [n + g for n, g in zip(names, grids, strict=True)])}"""
+{_markdown(header, lines)}"""
 
 
-def figure(error_rows: Rows, overhead_rows: Rows, path: Path) -> None:
-    """Error by evaluations, and overhead, side by side."""
-    figures.style()
-    fig = Figure(figsize=(10, 5.8), layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
-    for r in (r for r in error_rows if not r["name"].endswith(("trailing", "best grid"))):
-        ours, cells = r["library"] == "zsnr", [c for c in r["cells"] if c["error"] < 10]
-        kind = next((k for k in ("Heun", "2M", "midpoint") if k in r["name"]), "")
-        look: dict[str, Any] = {
-            "marker": {"Heun": "s", "2M": "^", "midpoint": "D"}.get(kind, "o"),
-            "color": COLOURS[r["library"]],
-        }
-        look |= {"ls": "--" if "flow" in r["name"].lower() else "-", "lw": 1.7 if ours else 0.9, "ms": 4 if ours else 3}
-        x, y = [c["evaluations"] for c in cells], [100 * c["error"] for c in cells]
-        left.plot(x, y, label=f"{r['library']} {r['name']}", alpha=1 if ours else 0.55, zorder=3 if ours else 2, **look)
-    left.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="largest error of the std, %")
-    budgets = [cell["budget"] for cell in error_rows[0]["cells"]]
-    left.set_xticks(budgets, map(str, budgets))
-    left.minorticks_off()
-    left.set_title("Error: ours on its default grid, peers on their best")
-    left.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    rows = sorted((r for r in overhead_rows if not r["draws"]), key=lambda r: -r["evaluation"][0])
-    for k, shape in enumerate((SMALL, LARGE)):
-        bar: dict[str, Any] = {"height": 0.38, "alpha": (1, 0.4)[k], "color": [COLOURS[r["library"]] for r in rows]}
-        bars = right.barh([i + 0.2 - 0.4 * k for i in range(len(rows))], [r["evaluation"][k] for r in rows], **bar)
-        right.bar_label(bars, [f"{r['evaluation'][k]:.0f}" for r in rows], padding=2, fontsize=5.5)
-        right.barh([0], [0], color="0.2", alpha=(1, 0.4)[k], label=shape)
-    right.set_yticks(range(len(rows)), [f"{r['library']} {r['name']}" for r in rows], fontsize=6.5)
-    right.set(xscale="log", xlabel="microseconds an evaluation", xlim=(1, 600), ylim=(-0.6, len(rows) - 0.4))
-    right.grid(axis="y", visible=False)
-    right.legend(loc="upper right", fontsize=6.5)
-    right.set_title("Overhead: deterministic samplers without their network")
-    fig.savefig(path, metadata={"Software": None})
+def closest(rows: Sequence[Record], test: str, budget: str) -> Record:
+    """The row with the smallest error."""
+    return min(rows, key=lambda r: _error(r, test, budget))
+
+
+def excerpt(record: Record) -> str:
+    """The README's: three of ours, and the peers that are the closest of their library in a column that it shows."""
+    of: dict[str, list[Record]] = {}
+    for r in record["errors"]:
+        of.setdefault(r["library"], []).append(r)
+    cells = record["errors"][0]["cells"]
+    wanted = [(t, b) for t in ("gaussian", "network") if t in cells for b in map(str, SHOWN) if b in cells[t]]
+    rows = [r for r in of.pop("zsnr") if r["name"] in ("eab", "dpmpp_2m", "heun")]
+    rows += [r for some in of.values() for r in some if any(r is closest(some, *at) for at in wanted)]
+    rows.sort(key=_order)
+    lines = zip(rows, _columns(record, wanted, rows), strict=True)
+    header = ["", *(f"{HEADS[t]}, {b}" for t, b in wanted)]
+    return _markdown(header, [[f"{r['library']}, {r['name']}", *some] for r, some in lines], words=1)
+
+
+def behind(record: Record) -> list[str]:
+    """Where a peer is closer than all of ours, or takes less time by evaluation than one of them."""
+    found, sides = [], [[r for r in record["errors"] if (r["library"] == "zsnr") is own] for own in (True, False)]
+    for at in [(t, b) for t, cells in record["errors"][0]["cells"].items() for b in cells]:
+        our, peer = (closest(side, *at) for side in sides)
+        if (e := _error(peer, *at)) < (a := _error(our, *at)):
+            said = f"{peer['library']} {peer['name']} {printed(at[0], e)}, ours {printed(at[0], a)}"
+            found.append(f"{HEADS[at[0]]}, {at[1]} evaluations: {said}")
+    for r in (r for r in record["overhead"] if r["library"] == "zsnr"):
+        peers = [p for p in record["overhead"] if p["library"] != "zsnr" and p["microseconds"] <= r["microseconds"]]
+        found += [f"overhead of {r['name']}: less in {p['library']} {p['name']}" for p in peers]
+    return found
+
+
+def misses(record: Record) -> list[str]:
+    """The targets that `eab` misses, and those of ours that take too many of their bare loops."""
+    eab = next(r for r in record["errors"] if (r["library"], r["name"]) == ("zsnr", "eab"))
+    limits = [(t, str(b), m) for t, some in TARGETS.items() for b, m in some.items() if str(b) in eab["cells"][t]]
+    found = [f"{t}, {b} evaluations: {_error(eab, t, b):.3g} > {m:g}" for t, b, m in limits if _error(eab, t, b) > m]
+    slow = [r for r in record["overhead"] if r.get("ratio", 0) > RATIO]
+    return found + [f"{r['name']}: {r['ratio']:.2f} bare loops" for r in slow]

@@ -1,115 +1,155 @@
-"""The benchmarks: structure, verdicts, and the errors, which are the same on every machine. Timings are not tested."""
+"""The benchmarks: what is counted and chosen, errors, which are the same on every machine, and the README's table."""
 
+import importlib
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import __main__, errors, ours, overhead, report
-from benchmarks.method import Method
+import zsnr
+from benchmarks import __main__, errors, ours, problems, report
+from benchmarks.solver import Network, Solver
+from lab.models.mixture import Mixture
 
 pytest.importorskip("diffusers")
-
-from benchmarks import peer_diffusers
-
-
-@pytest.fixture(scope="module")
-def methods() -> list[Method]:
-    return ours.methods() + [m for m in peer_diffusers.methods() if m.name in ("DDIM", "FlowMatchHeun")]
+ROOT = Path(__file__).parents[1]
+RECORD = json.loads((ROOT / "benchmarks/results/benchmarks.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def found(methods):
-    few = [m for m in methods if "best grid" not in m.name]
-    return {(row["library"], row["name"]): row["cells"] for row in errors.measure(few, (20, 50, 100))}
+def exact():
+    return problems.exact()
 
 
-def test_errors_meet_the_targets(found):
-    heun = found["zsnr", "Heun"]
-    assert [cell["evaluations"] for cell in heun] == [19, 49, 99]
-    assert not any(cell["misses"] for cell in heun)
-    assert heun[0]["error"] < 0.08
-    assert heun[1]["error"] < 0.015
-    assert heun[2]["error"] < 0.004
-    assert heun[0]["error"] == pytest.approx(0.06727, rel=1e-3)
-
-
-def test_errors_of_peers(found):
-    # flow matching's Heun starts from exactly zero SNR, too, and is second order; DDIM is first order everywhere
-    flow = [cell["error"] for cell in found["diffusers", "FlowMatchHeun"]]
-    assert flow[0] / flow[2] > 20
-    assert [cell["error"] for cell in found["zsnr", "DDIM"]] == pytest.approx([0.125, 0.0521, 0.0264], rel=0.01)
-    for (library, _), cells in found.items():
-        for cell, our in zip(cells, found["zsnr", "Heun"], strict=True):
-            assert cell["evaluations"] <= cell["budget"]
-            assert cell["closer"] == (library != "zsnr" and cell["error"] < our["error"])
-
-
-def test_a_missed_target_is_seen(monkeypatch, methods):
-    monkeypatch.setattr(errors, "TARGETS", {20: 0.06})
-    rows = errors.measure([m for m in methods if m.name == "Heun" and m.library == "zsnr"], (20,))
-    assert rows[0]["cells"][0]["misses"]
-
-
-def test_variance_64_by_trailing_steps(methods):
-    ten, fifty = errors.direction(methods)
-    assert abs(ten["zsnr"][0] - 1) < 0.08
-    assert abs(fifty["zsnr"][0] - 1) < 0.005
-    assert not ten["misses"]
-    assert not fifty["misses"]
-
-
-def test_k_diffusion_breaks_at_its_stand_in(methods):
-    pytest.importorskip("torchsde", reason="pip install --no-deps -r benchmarks/requirements.txt")
+def peer(module, *names):
     try:
-        from benchmarks.peer_k_diffusion import methods as k_diffusion
-
-        peers = k_diffusion()
+        found = importlib.import_module(f"benchmarks.{module}").solvers()
     except ImportError as error:
         pytest.skip(str(error))
-    row = errors.direction(methods + peers)[0]
-    assert row["k-diffusion"][0] > 10
+    return [solver for solver in found if solver.name in names]
 
 
-def test_overhead_and_its_verdicts(methods, found, tmp_path):
-    rows = overhead.measure(methods, 1)
-    assert {row["library"] for row in rows} == {"yardstick", "zsnr", "diffusers"}
-    for row in rows:
-        assert all(0 < t < math.inf for t in row["step"] + row["evaluation"])
-        assert ("misses" in row) == (row["library"] == "zsnr")
-    # verdicts from made-up times: a lean loop of 5 and 20, noise of 4 and 100, a peer of 9 and 25 by evaluation
-    for row in rows:
-        noise = 4 * row["draws"], 100 * row["draws"]
-        base = {"yardstick": (5.0, 20.0), "zsnr": (4.0, 16.0), "diffusers": (9.0, 25.0)}[row["library"]]
-        row["step"] = [b * row["per_step"] + n for b, n in zip(base, noise, strict=True)]
-        row["evaluation"] = [t / row["per_step"] for t in row["step"]]
-    assert not any(row["misses"] for row in overhead.judge(rows) if row["library"] == "zsnr")
-    euler = next(row for row in rows if row["name"] == "Euler" and row["library"] == "zsnr")
-    euler["step"] = euler["evaluation"] = [11.0, 31.0]
-    overhead.judge(rows)
-    assert euler["misses"] == ["11.0 us a step", "1.55 lean loops", "behind diffusers DDIM"]
-
-    cells = [{"library": a, "name": b, "cells": c} for (a, b), c in found.items()]
-    assert "1.55 lean loops; behind diffusers DDIM" in report.overhead(rows, report.machine())
-    text = report.errors(cells, errors.direction(methods))
-    assert "| zsnr | Heun | 6.73 % | 1.15 % | 0.291 % |" in text
-    report.figure(cells, rows, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+def test_the_readme_quotes_the_recorded_table():
+    readme = (ROOT / "README.md").read_text()
+    (quoted,) = re.findall(r"<!-- benchmarks -->\n(.*)<!-- /benchmarks -->", readme, re.S)
+    assert quoted == report.excerpt(RECORD)
+    assert (ROOT / "benchmarks/results/benchmarks.md").read_text() == report.table(RECORD)
 
 
-def test_the_command(monkeypatch, tmp_path, methods, capsys):
-    few = [m for m in methods if m.library == "yardstick" or m.name in ("Heun", "Heun, trailing")]
-    monkeypatch.setattr(__main__, "methods", lambda: few)
-    monkeypatch.setattr(errors, "BUDGETS", (20,))
-    monkeypatch.setattr(overhead, "MICROSECONDS", 0.001)
+def test_the_record_has_everybody_and_its_version():
+    assert {r["library"] for r in RECORD["errors"]} == {"zsnr", *report.PACKAGES} - {"torch"}
+    assert "missing" not in RECORD["versions"].values()
+    assert "network" in RECORD["errors"][0]["cells"]
+    lines = (ROOT / "benchmarks/requirements.txt").read_text().split()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    for name in ("k-diffusion", "azula", "smalldiffusion"):
+        assert RECORD["versions"][name] == pinned[name]
+
+
+def test_errors_of_ours_are_the_recorded_ones(exact):
+    recorded = {r["name"]: r["cells"] for r in RECORD["errors"] if r["library"] == "zsnr"}
+    for row in errors.measure(ours.solvers(), exact, None, (10, 20)):
+        for test, cells in row["cells"].items():
+            for budget, cell in cells.items():
+                assert cell["error"] == pytest.approx(recorded[row["name"]][test][budget]["error"], rel=1e-3)
+
+
+def test_the_stack_is_the_mixtures(exact):
+    """Against `lab.models.mixture` and the exact solution of a Gaussian, from zero SNR down."""
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pair = [problems.HELD_OUT[f"8 dimensions, {k}"] for k in (0, 1)]
+    for phi in (math.pi / 2, 1.0, 0.05):
+        each = [Mixture([zsnr.Gaussian(m, s**2) for _, m, s in some]) for some in pair]
+        wanted = torch.cat([one(part, phi) for one, part in zip(each, x.chunk(2, 1), strict=True)], 1)
+        torch.testing.assert_close(problems.Stack(pair)(x, phi), wanted)
+    gaussian = zsnr.Gaussian(torch.zeros(61), problems.LAMBDA)
+    images = torch.zeros_like(exact.noise)
+    images[:, :61] = gaussian.solve(exact.noise[:, :61], math.pi / 2)
+    assert exact.errors(images)["gaussian"] < 1e-12
+    images[0, 7] *= 1.01
+    assert exact.errors(images)["gaussian"] == pytest.approx(0.01)
+
+
+def test_truth_is_where_our_solvers_go(exact):
+    found = exact.errors(zsnr.eab(exact.velocity, exact.noise, zsnr.skewed(400)))
+    assert max(found.values()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ours.SOLVERS)
+def test_the_bare_loop_does_the_same_sums(name):
+    noise, output = torch.randn(2, 3, 8, 8, dtype=torch.float64).unbind(0)
+    (solver,) = [s for s in ours.solvers() if s.name == name]
+    constant = Network(lambda x, phi: output)
+    wanted = solver.prepare(constant, noise, next(iter(solver.settings.values())), 12)()
+    torch.testing.assert_close(ours.bare(name, noise, output, 12)(), wanted)
+
+
+def test_evaluations_are_counted_and_none_is_too_many(exact):
+    def spends(network, noise, setting, N):
+        return lambda: torch.stack([network.v(noise, 1.0) for _ in range(2 * N + 1)])[0]
+
+    twice = Solver("none", "twice", {"only": 0}, spends)
+    assert [twice.steps(b) for b in (0, 2, 3, 10, 100)] == [0, 0, 1, 4, 49]
+    assert errors.run(twice, exact, "only", 9, 4)["evaluations"] == 9
+    assert not errors.run(twice, exact, "only", 8, 4)
+    refuses = Solver("none", "refuses", {"a": 0}, lambda n, x, s, N: (_ for _ in ()).throw(ValueError))
+    assert not errors.run(refuses, exact, "a", 8, 4)
+
+
+def test_a_peer_has_its_best_setting_in_each_cell(exact):
+    (heun,) = peer("peer_diffusers", "FlowMatchHeun")
+    cells = errors.measure([heun], exact, None, (20, 100))[0]["cells"]["gaussian"]
+    alone = [errors.run(heun, exact, s, 20, heun.steps(20))["errors"]["gaussian"] for s in heun.settings]
+    assert cells["20"]["error"] == min(alone)
+    assert cells["20"]["evaluations"] == 19
+    assert cells["20"]["error"] / cells["100"]["error"] > 20  # second order, from exactly zero SNR, too
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "budget", "most"),
+    [
+        ("peer_azula", "zEAB", 20, 0.00225),
+        ("peer_k_diffusion", "dpmpp_3m_sde", 20, 0.00576),
+        ("peer_diffusers", "EDM-DPM-Solver++ M", 20, 0.00583),
+        ("peer_diffusers", "UniPC, bh2", 20, 0.0172),
+    ],
+)
+def test_peers_are_at_their_best(module, name, budget, most):
+    """The record is not worse for them than what was measured by hand before there was this benchmark."""
+    (row,) = [r for r in RECORD["errors"] if r["name"] == name]
+    assert row["cells"]["gaussian"][str(budget)]["error"] < most
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    few = [s for s in ours.solvers() if s.name in ("eab", "heun")] + peer("peer_diffusers", "FlowMatchHeun", "DDIM")
+    monkeypatch.setattr(__main__, "solvers", lambda: few)
+    monkeypatch.setattr(problems, "WEIGHTS", "nowhere.safetensors")
+    monkeypatch.setattr(errors, "BUDGETS", (10, 20))
+    monkeypatch.setattr(report, "RATIO", 0.01)
     assert __main__.main(["--repeats", "1", "--out", str(tmp_path)]) == 1
-    assert "Heun: " in capsys.readouterr().out.split("zsnr misses:")[1]
+    said = capsys.readouterr().out
+    assert "the trained network is skipped" in said
+    assert "bare loops" in said.split("zsnr misses:")[1]
+    assert {p.name for p in tmp_path.iterdir()} == {"benchmarks.json", "benchmarks.png", "benchmarks.md"}
     record = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert set(record) == {"machine", "overhead", "errors", "direction"}
-    assert {p.name for p in tmp_path.iterdir()} == {"benchmarks.json", "benchmarks.png", "errors.md", "overhead.md"}
+    assert (tmp_path / "benchmarks.md").read_text() == report.table(record)
+    assert all(r["microseconds"] > 0 for r in record["overhead"])
+
+
+def test_a_peer_that_is_ahead_is_bold_and_said():
+    def row(library, name, error):
+        return {"library": library, "name": name, "cells": {"gaussian": {"10": {"error": error}}}}
+
+    record = {"errors": [row("zsnr", "eab", 0.02), row("azula", "zEAB", 0.01)], "overhead": []}
+    assert report.excerpt(record).splitlines()[2:] == ["| zsnr, eab | 2 |", "| azula, zEAB | **1** |"]
+    assert report.behind(record) == ["Gaussian, %, 10 evaluations: azula zEAB 1, ours 2"]
+    assert report.misses(record) == ["gaussian, 10 evaluations: 0.02 > 0.0055"]
 
 
 def test_a_missing_peer_is_a_line(monkeypatch, capsys):
     monkeypatch.setattr(__main__, "LIBRARIES", ("ours", "peer_nobody"))
-    assert {m.library for m in __main__.methods()} == {"yardstick", "zsnr"}
+    assert {s.library for s in __main__.solvers()} == {"zsnr"}
     assert "peer_nobody is skipped" in capsys.readouterr().out
