@@ -4,8 +4,17 @@ import runpy
 from pathlib import Path
 
 import pytest
+from diffusers import EulerDiscreteScheduler
 
-judge = runpy.run_path(str(Path(__file__).parent / "peers" / "__main__.py"))["judge"]
+PEERS = Path(__file__).parent / "peers"
+judge = runpy.run_path(str(PEERS / "__main__.py"))["judge"]
+
+
+def test_the_plugin_finds_what_it_imports(monkeypatch):
+    for name, value in {"MODE": "ours", "OUT": "out.jsonl", "SHARD": "0/1"}.items():
+        monkeypatch.setenv(f"PEERS_{name}", value)
+    ours = runpy.run_path(str(PEERS / "swap.py"))["_pipeline"]({"scheduler": EulerDiscreteScheduler()})["scheduler"]
+    assert ours.config["timestep_spacing"] == "linspace"  # their default, not ours
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import transformers
 
+from lab.models import tiny
 from zsnr import ZeroSNRScheduler
-from zsnr.diffusers import tiny
 
 MODE, OUT = os.environ["PEERS_MODE"], Path(os.environ["PEERS_OUT"])
 SHARD, SHARDS = map(int, os.environ["PEERS_SHARD"].split("/"))
