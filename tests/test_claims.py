@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutants import MUTANTS, ROOT, finding
 
 import lab.report.claims
 from lab.report.claims import (
@@ -127,6 +128,14 @@ def test_each_primary_check_is_measured_by_one_finding():
     assert len(said) == 17
     for id, scope, primary in PRIMARY:
         assert sum({id, primary["what"]} <= constants for constants in said) == 1, (id, scope)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_changes_one_line_and_a_primary_check_is_to_see_it(name):
+    file, line, change, id, scope = MUTANTS[name]
+    text = (ROOT / f"zsnr/{file}.py").read_text()
+    assert text.count(line) == 1 != text.count(change)
+    assert finding(id, claims()[id]["primary"][scope]["what"]).stem[:2].isdigit()
 
 
 # ---- one check: does it hold?
