@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro record test kill peers versions notebooks docs bench lint
+.PHONY: help env repro record test kill mutants peers versions notebooks docs bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -40,6 +40,9 @@ test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 
 kill: env  ## kill trainings at 100 random moments, and see that nothing is lost
 	@$(BIN)/python tests/kill.py
+
+mutants: env  ## change constants of zsnr one at a time, and see the claims' checks flip
+	@$(BIN)/python tests/mutants.py
 
 peers: env  ## diffusers' own tests with our scheduler, from a checkout of diffusers in .peers/diffusers
 	@$(BIN)/python tests/peers

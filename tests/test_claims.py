@@ -1,5 +1,6 @@
 """The claims table: its rows, and verdicts that follow from measurements alone."""
 
+import ast
 import json
 import math
 import re
@@ -8,16 +9,62 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutants import MUTANTS, ROOT, finding
 
 import lab.report.claims
-from lab.report.claims import VERDICTS, Check, claims, load, save, table, to_json, to_markdown, verdict
+from lab.report.claims import (
+    BAND,
+    SCOPES,
+    VERDICTS,
+    Check,
+    claims,
+    load,
+    save,
+    summary,
+    table,
+    to_json,
+    to_markdown,
+    verdict,
+    verdicts,
+    words,
+)
 
 IDS = [f"Z-{i:02d}" for i in range(1, 25)] + [f"E-{i:02d}" for i in range(1, 51)]
 NAN, INF = math.nan, math.inf
 
 
 def of(value, **check):
+    """A check that stands beside Z-01's primary one."""
     return Check("Z-01", "x", value, **check)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """judged(value, interval=..., **band) is Z-01's verdict by a primary check of that band."""
+
+    def judge(value, interval=None, scope="row", **primary):
+        real, primary = (
+            claims(),
+            {k: v.tolist() if hasattr(v, "tolist") else v for k, v in primary.items()},
+        )  # as in YAML
+        entry = real["Z-01"] | {"primary": {scope: {"what": "p", "why": "w", **primary}}}
+        with monkeypatch.context() as m:
+            m.setattr(lab.report.claims, "claims", lambda: real | {"Z-01": entry})
+            return verdict([Check("Z-01", "p", value, interval=interval)])
+
+    return judge
+
+
+@pytest.fixture
+def two_scopes(monkeypatch):
+    """Z-01 with a primary check on exact denoisers (p, at most 1) and one on trained ones (q, a direction)."""
+    primary = {
+        "exact": {"what": "p", "at_most": 1, "why": "exactly"},
+        "trained": {"what": "q", "at_least": 0, "direction": True, "why": "its sign", "decides": "more pictures"},
+    }
+    real = claims()
+    entry = {k: v for k, v in real["Z-01"].items() if k != "primary"} | {"primary": primary}
+    monkeypatch.setattr(lab.report.claims, "claims", lambda: real | {"Z-01": entry})
 
 
 def row(*measures, id="Z-01"):
@@ -39,16 +86,56 @@ def test_yaml_lists_no_id_twice():
 
 def test_entries_are_complete_and_short():
     for id, c in claims().items():
-        assert {"id", "paper", "where", "statement", "expected"} <= set(c) <= {*c, "out_of_reach"}, id
-        assert all(isinstance(v, str) and v.strip() and "\n" not in v for v in c.values()), id
+        text = {k: v for k, v in c.items() if k != "primary"}
+        assert {"id", "paper", "where", "statement", "expected"} <= set(text) <= {*text, "out_of_reach"}, id
+        assert ("primary" in c) != ("out_of_reach" in c), id  # decided by a check, or by none
+        assert all(isinstance(v, str) and v.strip() and "\n" not in v for v in text.values()), id
         assert c["paper"] == {"Z": "ZSNR", "E": "EDM"}[id[0]]
         assert len(c["statement"]) <= 160, id
         assert "|" not in c["statement"], id
 
 
 def test_only_what_no_toy_can_stand_for_is_out_of_reach():
-    assert [id for id, c in claims().items() if "out_of_reach" in c] == ["E-27", "E-36"]
+    beyond = ["E-27", "E-31", "E-34", "E-36", "E-39"]
+    assert [id for id, c in claims().items() if "out_of_reach" in c] == beyond
     assert not any("verdict" in c for c in claims().values())
+
+
+PRIMARY = [(id, scope, p) for id, c in claims().items() for scope, p in c.get("primary", {}).items()]
+
+
+@pytest.mark.parametrize(("id", "scope", "primary"), PRIMARY, ids=[f"{id}-{scope}" for id, scope, _ in PRIMARY])
+def test_a_primary_check_has_a_name_a_band_and_a_reason(id, scope, primary):
+    assert scope in SCOPES
+    assert scope != "row" or len(claims()[id]["primary"]) == 1  # a row is not parted
+    assert {"what", "why"} <= set(primary) <= {"what", "why", "decides", "direction", *BAND}
+    assert primary.get("direction", True) is True  # said, or not
+    assert all(isinstance(primary[k], str) and primary[k].strip() for k in ("what", "why", "decides") if k in primary)
+    assert len(primary["why"]) <= 180
+    sizes = {len(primary[k]) for k in BAND if isinstance(primary.get(k), list)}
+    assert Check(id, primary["what"], [0.0] * sizes.pop() if sizes else 0.0).scope == scope  # and its band is one
+
+
+def test_names_of_primary_checks_are_told_apart():
+    names = [(id, p["what"]) for id, _, p in PRIMARY]
+    assert len(names) == len(set(names))
+
+
+def test_each_primary_check_is_measured_by_one_finding():
+    """By the sources: under its claim's id or, where a loop makes it, anywhere in a finding that has that id."""
+    findings = sorted((Path(__file__).parents[1] / "notebooks/findings").glob("*.py"))
+    said = [{n.value for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Constant)} for f in findings]
+    assert len(said) == 17
+    for id, scope, primary in PRIMARY:
+        assert sum({id, primary["what"]} <= constants for constants in said) == 1, (id, scope)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_changes_one_line_and_a_primary_check_is_to_see_it(name):
+    file, line, change, id, scope = MUTANTS[name]
+    text = (ROOT / f"zsnr/{file}.py").read_text()
+    assert text.count(line) == 1 != text.count(change)
+    assert finding(id, claims()[id]["primary"][scope]["what"]).stem[:2].isdigit()
 
 
 # ---- one check: does it hold?
@@ -79,12 +166,13 @@ def test_only_what_no_toy_can_stand_for_is_out_of_reach():
         ([0.1, 5.0], {"at_least": [0, 5], "at_most": [0.1, 6]}),
         (np.array([1.0, 2.0]), {"equal": np.array([1, 2])}),
         (np.float32(0.5), {"equal": 0.5}),
-        (1.0, {"equal": 1, "interval": (2, 3)}),  # the interval does not decide
     ],
 )
-def test_holds(value, check):
-    assert verdict([of(value, **check)]) == "reproduced"
-    assert verdict([of(value, **check, direction=True)]) == "direction"
+def test_holds(judged, value, check):
+    assert judged(value, **check) == "reproduced"
+    assert judged(value, **check, direction=True) == "direction"
+    assert judged(value, **check, scope="arithmetic") == "arithmetic"
+    assert of(value, **check).outcome == "holds"
 
 
 @pytest.mark.parametrize(
@@ -111,53 +199,125 @@ def test_holds(value, check):
         ([0.1, 5.0], {"at_least": [0, 6]}),
     ],
 )
-@pytest.mark.parametrize("direction", [False, True])
-def test_an_exact_failure_contradicts(value, check, direction):
-    assert verdict([of(value, **check, direction=direction)]) == "contradicted"
+def test_an_exact_failure_contradicts(judged, value, check):
+    assert judged(value, **check) == "contradicted"
+    assert judged(value, **check, direction=True) == "contradicted"
+    assert judged(value, **check, scope="arithmetic") == "arithmetic: contradicted"
+    assert of(value, **check).outcome == "contradicts"
 
 
-# ---- how a failed check of a sample is read
+# ---- a sample is read by its interval: inside, outside, or across an edge
 
 
 @pytest.mark.parametrize(
     ("value", "check", "expected"),
     [
-        (2.5, {"at_most": 2, "interval": (1.9, 3)}, "not reproduced"),
-        (2.5, {"at_most": 2, "interval": (2, 3)}, "not reproduced"),  # it touches the bound
+        (2.5, {"at_most": 2, "interval": (1.9, 3)}, "inconclusive"),
+        (2.5, {"at_most": 2, "interval": (2, 3)}, "inconclusive"),  # it touches the band
         (2.5, {"at_most": 2, "interval": (2.1, 3)}, "contradicted"),
-        (1.5, {"at_least": 2, "interval": (1, 2)}, "not reproduced"),
+        (1.5, {"at_most": 2, "interval": (1, 2.1)}, "inconclusive"),  # the value alone decides nothing
+        (1.5, {"at_most": 2, "interval": (1, 2)}, "reproduced"),  # the edge belongs to the band
+        (1.5, {"at_least": 2, "interval": (1, 2)}, "inconclusive"),
         (1.5, {"at_least": 2, "interval": (1, 1.9)}, "contradicted"),
-        (1.2, {"equal": 1, "abs": 0.125, "interval": (1.125, 1.3)}, "not reproduced"),
+        (2.5, {"at_least": 2, "interval": (1.9, 3)}, "inconclusive"),
+        (2.5, {"at_least": 2, "interval": (2, INF)}, "reproduced"),
+        (2.5, {"at_least": 2, "interval": (-INF, INF)}, "inconclusive"),
+        (1.0, {"equal": 1, "interval": (0.9, 1.1)}, "inconclusive"),  # no sample is exactly so
+        (1.0, {"equal": 1, "abs": 0.125, "interval": (0.875, 1.125)}, "reproduced"),  # an equivalence
+        (1.0, {"equal": 1, "abs": 0.125, "interval": (0.87, 1.1)}, "inconclusive"),
+        (1.0, {"equal": 1, "abs": 0.125, "interval": (0.9, 1.13)}, "inconclusive"),
+        (1.0, {"equal": 1, "abs": 0.125, "interval": (0.5, 1.5)}, "inconclusive"),  # wider on both sides: no power
+        (1.2, {"equal": 1, "abs": 0.125, "interval": (1.125, 1.3)}, "inconclusive"),
         (1.2, {"equal": 1, "abs": 0.125, "interval": (1.13, 1.3)}, "contradicted"),
         (0.8, {"equal": 1, "abs": 0.125, "interval": (0.7, 0.87)}, "contradicted"),
-        (0.8, {"equal": 1, "abs": 0.125, "interval": (0.0, 5.0)}, "not reproduced"),
+        (0.8, {"equal": 1, "abs": 0.125, "interval": (0.0, 5.0)}, "inconclusive"),
         (9.0, {"at_least": 2, "at_most": 3, "interval": (4, 10)}, "contradicted"),
-        (NAN, {"at_most": 2, "interval": (NAN, NAN)}, "not reproduced"),
-        (1.0, {"at_most": 2, "interval": (0, 3)}, "reproduced"),
-        ([1.0, 2.5], {"at_most": 2, "interval": [(0, 3), (1, 3)]}, "not reproduced"),
-        ([1.0, 2.5], {"at_most": 2, "interval": [(0, 3), (2.1, 3)]}, "contradicted"),
-        ([1.0, 1.5], {"at_most": 2, "interval": [(0, 3), (0, 3)]}, "reproduced"),
+        (1.0, {"equal": 1, "interval": (2, 3)}, "contradicted"),
+        (1.0, {"at_most": 2, "interval": (NAN, NAN)}, "inconclusive"),
+        (NAN, {"at_most": 2, "interval": (NAN, NAN)}, "inconclusive"),
     ],
 )
-def test_interval(value, check, expected):
-    assert verdict([of(value, **check)]) == expected
+def test_interval(judged, value, check, expected):
+    assert judged(value, **check) == expected
+    outcome = {"reproduced": "holds", "contradicted": "contradicts"}.get(expected, expected)
+    assert of(value, **check).outcome == outcome
 
 
-def test_several_checks_of_one_claim():
-    good, weak = of(1, equal=1), of(1, equal=1, direction=True)
-    straddling, wrong = of(3, at_most=2, interval=(1, 4)), of(3, at_most=2, interval=(2.5, 4))
-    assert verdict([good, good]) == "reproduced"
-    assert verdict([good, weak]) == "direction"
-    assert verdict([good, weak, straddling]) == "not reproduced"
-    assert verdict([good, straddling, wrong]) == "contradicted"
-    assert verdict([straddling, of(3, equal=2)]) == "contradicted"
+@pytest.mark.parametrize(
+    ("value", "check", "outcomes", "outcome"),
+    [
+        ([1.0, 1.5], {"at_most": 2, "interval": [(0, 2), (0, 2)]}, ["holds", "holds"], "holds"),
+        ([1.0, 2.5], {"at_most": 2, "interval": [(0, 2), (1, 3)]}, ["holds", "inconclusive"], "inconclusive"),
+        ([1.9, 2.5], {"at_most": 2, "interval": [(0, 3), (2.1, 3)]}, ["inconclusive", "contradicts"], "contradicts"),
+        ([1.0, 3.0], {"at_most": 2}, ["holds", "contradicts"], "contradicts"),
+    ],
+)
+def test_a_list_is_as_its_worst_element(value, check, outcomes, outcome):
+    assert of(value, **check).outcomes() == outcomes
+    assert of(value, **check).outcome == outcome
+
+
+def test_only_the_primary_check_decides(two_scopes):
+    good, wrong = of(1, equal=1), of(3, equal=1)
+    p, q = Check("Z-01", "p", 1), Check("Z-01", "q", 1.0, interval=(-1, 3))
+    assert (good.scope, p.scope, q.scope) == ("", "exact", "trained")
+    assert verdicts([p, q, wrong]) == {"exact": "reproduced", "trained": "inconclusive"}
+    assert verdict([p, q, wrong]) == "exact: reproduced; trained: inconclusive"
+    assert verdict([wrong, Check("Z-01", "p", 2), good]) == "exact: contradicted; trained: pending"
+    assert verdict([good, good]) == "exact: pending; trained: pending"
+    assert words({"verdict": verdict([p, q])}) == ["reproduced", "inconclusive"]
+
+
+def test_the_band_of_a_primary_check_is_read_where_it_is_named(two_scopes, tmp_path):
+    q = Check("Z-01", "q", 1.0, interval=(0, 3))
+    assert q.band == {"equal": None, "at_least": 0, "at_most": None, "rel": 0.0, "abs": 0.0}
+    assert q.at_least is None  # so no file keeps it
+    save(tmp_path / "m.json", [q], "nb")
+    claims_now = lab.report.claims.claims()
+    claims_now["Z-01"]["primary"]["trained"]["at_least"] = 0.5
+    assert verdicts(load(tmp_path / "m.json"))["trained"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        ({"at_most": 1}, "'p' is the primary check of Z-01: give no at_most, claims.yaml does"),
+        ({"equal": 0}, "give no equal"),
+        ({"abs": 0.1}, "give no abs"),
+        (
+            {"value": [1, 2], "interval": [(0, 1), (0, 1)]},
+            r"value is \[1, 2\]: a primary check of samples is one number",
+        ),
+    ],
+)
+def test_a_primary_check_takes_no_band_and_one_sampled_number(two_scopes, check, message):
+    with pytest.raises(ValueError, match=message):
+        Check(**{"id": "Z-01", "what": "p", "value": 1} | check)
+
+
+def test_a_primary_check_is_measured_once(two_scopes):
+    with pytest.raises(ValueError, match="'p' is measured 2 times"):
+        verdict([Check("Z-01", "p", 1), Check("Z-01", "p", 1)])
+
+
+def test_summary_tells_what_decides_and_what_fails_beside(two_scopes):
+    found = [of(3, equal=1), of(1, equal=1), Check("Z-01", "q", 1.0, interval=(-1, 3)), Check("Z-01", "p", 1)]
+    assert summary(found).splitlines() == [
+        "Z-01 inconclusive (trained): q 1 [-1, 3]",
+        "Z-01 reproduced (exact): p 1",
+        "    beside Z-01, contradicts: x 3",
+    ]
 
 
 def test_nothing_measured():
-    assert verdict([]) == verdict([], "Z-01") == "pending"
+    assert verdict([], "Z-01") == "pending"
+    assert verdict([], "Z-06") == "exact: pending; trained: pending"
     assert verdict([], "E-27") == "out of reach"
-    assert verdict([Check("E-27", "images/s", 26.3, equal=26.3)], "E-27") == "reproduced"
-    assert set(VERDICTS) > {r["verdict"] for r in table([])} == {"pending", "out of reach"}
+    # whatever is measured of a claim out of reach stands beside
+    assert verdict([Check("E-27", "images/s", 26.3, equal=26.3)], "E-27") == "out of reach"
+    assert {word for r in table([]) for word in words(r)} == {"pending", "out of reach"} < set(VERDICTS)
+    with pytest.raises(ValueError, match="give those of one claim, or its id"):
+        verdict([])
 
 
 # ---- errors name the value and the remedy
@@ -167,7 +327,7 @@ def test_nothing_measured():
     ("check", "message"),
     [
         ({"id": "Z-25", "equal": 1}, r"'Z-25'.*claims\.yaml"),
-        ({}, "equal is None.*give equal or bounds"),
+        ({}, "equal is None.*give equal or bounds, or a primary check's name"),
         ({"equal": 1, "at_most": 2}, "equal is 1, at_most 2.*give equal or bounds"),
         ({"equal": 1, "at_least": 2}, "at_least 2.*give equal or bounds"),
         ({"equal": 1, "rel": NAN}, "rel is nan.*finite"),
@@ -245,8 +405,8 @@ def test_a_file_edited_by_hand_is_checked_again(tmp_path):
 
 MEASURES = [
     of([0.5, NAN, INF], equal=[0.5, 1, 2], rel=1e-5, note="a | b"),
-    of(0.123456789, at_most=0.2, at_least=0.1, interval=(0.1, NAN), direction=True),
-    Check("E-01", "σ(1)", np.float64(152.1), equal=152, abs=0.5),
+    of(0.123456789, at_most=0.2, at_least=0.1, interval=(0.1, NAN)),
+    Check("E-01", "sigma(eps_t), sigma(1) of the column that trains", np.array([0.001, 152.1])),
     Check("E-08", "NFE", 35, equal=35),
     Check("E-12", "identity", True, equal=True),
 ]
@@ -283,51 +443,78 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 # ---- the table
 
 
-def test_row_shows_what_was_measured():
-    sampled = of(0.123456789, at_most=0.2, at_least=0.1, interval=(0.11111, 0.25), direction=True, note="why")
-    exact = of(4.0359931e-05, equal=4.035993e-05, rel=2e-5, note="why")
-    r = row(replace(sampled, notebook="07"), replace(exact, notebook="01"))
-    assert r["measured"] == "x 0.1235 [0.1111, 0.25]; x 4.03599e-05"
-    assert r["tolerance"] == ">= 0.1 and <= 0.2, direction only; = 4.035993e-05 (rel 2e-05)"
-    assert (r["verdict"], r["note"], r["notebook"]) == ("direction", "why", "07, 01")
-    assert row(of([True, 3], equal=1))["measured"] == "x (yes, 3) (1 of 2 fail)"
-    assert row(of(1, equal=1, rel=0.1, abs=0.2))["tolerance"] == "= 1 (rel 0.1 or abs 0.2)"
-    assert row(of([1, 2], equal=[1, 2]))["tolerance"] == "= (1, 2) (exact)"
-    assert row(of(NAN, at_most=1))["measured"] == "x nan"
-    assert row(of(list(range(50)), at_most=48))["measured"] == "x (0, 1, 2, 3, ..., 48, 49) (1 of 50 fail)"
-    many = row(of([0.5] * 2, at_most=1, interval=[(0, 1), (0.25, 2)]))
-    assert many["measured"] == "x (0.5 [0, 1], 0.5 [0.25, 2])"
+def test_row_shows_what_was_measured(two_scopes):
+    p = Check("Z-01", "p", 0.123456789, note="more", notebook="07")
+    q = Check("Z-01", "q", 0.5, interval=(0.11111, 0.25), notebook="01")
+    beside = of(4.0359931e-05, equal=4.035993e-05, rel=2e-5, note="why", notebook="01")
+    r = row(q, p, beside)
+    assert r["measured"] == "exact: p 0.123457; trained: q 0.5 [0.1111, 0.25]"
+    assert r["band"] == "exact: <= 1; trained: >= 0"
+    assert (r["verdict"], r["notebook"]) == ("exact: reproduced; trained: direction", "01, 07")
+    assert r["why"] == "more; exact: exactly; trained: its sign"
+    assert r["beside"] == "x 4.03599e-05, = 4.035993e-05 (rel 2e-05): holds (why)"
+    # what would decide it is said where nothing does
+    assert row(replace(q, interval=(-1, 1)))["why"] == "exact: exactly; trained: its sign; more pictures"
+
+
+def test_a_row_shows_its_one_scope_plainly():
+    r = row(Check("Z-01", "digits that agree in float32, of 6 numbers", 5))
+    assert (r["measured"], r["band"]) == ("digits that agree in float32, of 6 numbers 5", "= 6 (exact)")
+    assert r["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (of([True, 3], equal=1), "x (yes, 3) (1 of 2 hold), = 1 (exact): contradicts"),
+        (of(1, equal=1, rel=0.1, abs=0.2), "x 1, = 1 (rel 0.1 or abs 0.2): holds"),
+        (of([1, 2], equal=[1, 2]), "x (1, 2), = (1, 2) (exact): holds"),
+        (of(NAN, at_most=1), "x nan, <= 1: contradicts"),
+        (of(list(range(50)), at_most=48), "x (0, 1, 2, 3, ..., 48, 49) (49 of 50 hold), <= 48: contradicts"),
+        (
+            of([0.5] * 2, at_least=0, at_most=1, interval=[(0, 1), (0.25, 2)]),
+            "x (0.5 [0, 1], 0.5 [0.25, 2]) (1 of 2 hold), >= 0 and <= 1: inconclusive",
+        ),
+    ],
+)
+def test_a_check_beside_shows_its_band_and_outcome(check, text):
+    assert row(check)["beside"] == text
 
 
 def test_row_without_measures():
     r = row(id="E-36")
-    assert (r["measured"], r["tolerance"], r["verdict"], r["notebook"]) == ("", "", "out of reach", "")
-    assert r["note"] == claims()["E-36"]["out_of_reach"]
-    done = row(Check("E-36", "FID", 1, at_most=2), id="E-36")
-    assert (done["verdict"], done["note"]) == ("reproduced", "")
+    assert (r["measured"], r["band"], r["verdict"], r["notebook"]) == ("", "", "out of reach", "")
+    assert r["why"] == claims()["E-36"]["out_of_reach"]
+    tried = row(Check("E-36", "FID", 1, at_most=2), id="E-36")
+    assert (tried["verdict"], tried["beside"]) == ("out of reach", "FID 1, <= 2: holds")
 
 
 def test_table_gathers_the_measures_of_all_notebooks():
-    lists = [[of(1, equal=1)], [of(1, equal=2), Check("E-50", "x", 1, equal=1)], []]
+    good = Check("Z-02", claims()["Z-02"]["primary"]["row"]["what"], [0.068265, 0.997667])
+    lists = [[Check("Z-01", "digits that agree in float32, of 6 numbers", 5)], [of(1, equal=2), good], []]
     found = {r["id"]: r["verdict"] for r in table(lists) if r["measured"]}
-    assert found == {"Z-01": "contradicted", "E-50": "reproduced"}
+    assert found == {"Z-01": "contradicted", "Z-02": "reproduced"}
 
 
-def test_markdown_has_each_id_once():
+def test_markdown_has_each_id_once_and_the_checks_beside():
     rows = table([MEASURES])
     text = to_markdown(rows)
     assert re.findall(r"^\| ([ZE]-\d\d) \|", text, re.MULTILINE) == IDS
-    assert [len(re.findall(id, text)) for id in IDS] == [1] * 74
+    assert re.findall(r"^- ([ZE]-\d\d): ", text, re.MULTILINE) == ["Z-01", "E-08", "E-12"]
+    assert [len(re.findall(id, text)) for id in IDS] == [1 + (id in ("Z-01", "E-08", "E-12")) for id in IDS]
     body = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {10}  # nine columns, bars escaped
     assert r"a \| b" in text
-    assert text.splitlines()[0] == "# 74 claims: 3 reproduced, 1 contradicted, 68 pending, 2 out of reach"
-    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## ZSNR", "## EDM"]
+    assert text.splitlines()[0] == "# 74 claims, 88 verdicts: 1 reproduced, 82 pending, 5 out of reach"
+    assert text.splitlines()[2].startswith("1 claims are decided in one scope at least.")
+    titles = ["## ZSNR", "## EDM", "## Beside them: checks that decide nothing"]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == titles
 
 
 def test_markdown_escapes():
-    r = row(of(1, equal=1, note="a~b~ *c* <d>\n\\|"))
-    assert to_markdown([r]).splitlines()[-1].split(" | ")[-2] == r"a\~b\~ \*c\* \<d> \\\|"
+    r = row(Check("Z-01", "digits that agree in float32, of 6 numbers", 6, note="a~b~ *c* <d>\n\\|"))
+    why = to_markdown([r]).splitlines()[-1].split(" | ")[7]
+    assert why.startswith(r"a\~b\~ \*c\* \<d> \\\|; ")
 
 
 def test_json_is_deterministic_and_complete():
@@ -337,6 +524,6 @@ def test_json_is_deterministic_and_complete():
     assert text == to_json(table([MEASURES]))
     assert text.endswith("]\n")
     assert "√ᾱ_T" in text
-    keys = "id paper where statement expected measured tolerance verdict note notebook"
+    keys = "id paper where statement expected measured band verdict why beside notebook"
     assert {" ".join(r) for r in json.loads(text)} == {keys}
     assert all(isinstance(v, str) for r in rows for v in r.values())

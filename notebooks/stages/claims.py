@@ -9,9 +9,10 @@
 # %% [markdown]
 # # The claims table
 #
-# One row for every checkable claim of both papers. The verdicts are computed from what the study notebooks measured:
-# `reproduced`, `direction` (only the direction can be checked at this scale, and it holds), `not reproduced`, `contradicted`,
-# `out of reach`, `pending`.
+# One row for every checkable claim of both papers. One primary check decides it, for exact denoisers and for trained ones apart where
+# the claim is about both; `lab/report/claims.yaml` names it, its band and why, before a finding measures it. The verdicts: `reproduced`;
+# `direction` (only the sign can be checked at this scale, and it holds); `arithmetic` (the paper's own numbers, put together);
+# `contradicted`; `inconclusive` (the 95 % interval lies across an edge of the band); `pending`; `out of reach`.
 
 # %% tags=["parameters"]
 results = "results/full"
@@ -32,7 +33,7 @@ measured = [claims.load(path) for path in sorted((ROOT / results / "findings").g
 rows = claims.table(measured)
 
 # %%
-for verdict, count in Counter(row["verdict"] for row in rows).most_common():
+for verdict, count in Counter(word for row in rows for word in claims.words(row)).most_common():
     print(f"{count:3d} {verdict}")
 
 # %%
