@@ -60,11 +60,13 @@ def test_errors_of_ours_are_the_recorded_ones(exact):
 def test_the_stack_is_the_mixtures(exact):
     """Against `lab.models.mixture` and the exact solution of a Gaussian, from zero SNR down."""
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    pair = [problems.HELD_OUT[f"8 dimensions, {k}"] for k in (0, 1)]
-    for phi in (math.pi / 2, 1.0, 0.05):
-        each = [Mixture([zsnr.Gaussian(m, s**2) for _, m, s in some]) for some in pair]
-        wanted = torch.cat([one(part, phi) for one, part in zip(each, x.chunk(2, 1), strict=True)], 1)
-        torch.testing.assert_close(problems.Stack(pair)(x, phi), wanted)
+    for n in (1, 8):
+        some = [m for m in (problems.SEEN | problems.HELD_OUT).values() if len(m[0][1]) == n]
+        parts = x[:, : n * len(some)].chunk(len(some), 1)
+        for phi in (math.pi / 2, 1.0, 0.05):
+            each = [Mixture([zsnr.Gaussian(m, s**2) for _, m, s in one], [w for w, _, _ in one]) for one in some]
+            wanted = torch.cat([one(part, phi) for one, part in zip(each, parts, strict=True)], 1)
+            torch.testing.assert_close(problems.Stack(some)(torch.cat(parts, 1), phi), wanted)
     gaussian = zsnr.Gaussian(torch.zeros(61), problems.LAMBDA)
     images = torch.zeros_like(exact.noise)
     images[:, :61] = gaussian.solve(exact.noise[:, :61], math.pi / 2)
