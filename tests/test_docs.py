@@ -55,20 +55,3 @@ def test_the_readme_names_every_claim_that_has_a_verdict():
             numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
             named |= {f"{first[0]}-{n:02d}" for n in numbers}
     assert named == {row["id"] for row in rows if row["verdict"] not in ("pending", "out of reach")}
-
-
-def test_the_readmes_benchmark_is_the_recorded_one():
-    """Errors to the printed digits, the smallest of each column bold, and the microseconds of a step."""
-    record = json.loads((ROOT / "benchmarks/results/benchmarks.json").read_text())
-    errors = {(e["library"], e["name"]): {c["budget"]: c["error"] for c in e["cells"]} for e in record["errors"]}
-    rows = re.findall(r"^\| (zsnr|k-diffusion|diffusers|azula), ([^|`]*?)(?: on `\w+`)? \|(.*)\|$", README, re.M)
-    assert len(rows) == 8
-    least = {b: min(errors[library, name][b] for library, name, _ in rows) for b in (20, 50, 100)}
-    for library, name, cells in rows:
-        found = [errors[library, name][b] for b in least]
-        bold = ["**" * (error == least[b]) for b, error in zip(least, found, strict=True)]
-        printed = [f"{b}{100 * error:.2f} %{b}" for b, error in zip(bold, found, strict=True)]
-        assert [cell.strip() for cell in cells.split("|")] == printed
-    steps = {(t["library"], t["name"]): t["step"][0] for t in record["overhead"]}
-    ours, theirs = round(steps["zsnr", "Heun"]), round(steps["diffusers", "Heun"])
-    assert f"costs {ours} microseconds on a small tensor, of diffusers' Heun {theirs} " in " ".join(README.split())
