@@ -142,11 +142,12 @@ def table(rows: list[dict[str, object]], width: int) -> str:
     cells = [[*row[:4], Path(row[4]).stem] for row in cells]
     cells = [list(fields), *(row for row in cells if row[1] != "pending")]
     sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sizes[1] = min(sizes[1], width // 3)
     room = max(width - sizes[0] - sizes[1] - sizes[4] - 2 * 4, 16)  # for expected and measured
     sizes[2] = min(sizes[2], max(room // 2, room - sizes[3]))
     sizes[3] = min(sizes[3], room - sizes[2])
     lines = ["  ".join(map(fit, row, sizes)).rstrip() for row in cells]
-    counts = Counter(str(row["verdict"]) for row in rows)
+    counts = Counter(part.split(": ")[-1] for row in rows for part in str(row["verdict"]).split("; "))  # one a scope
     total = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     return "\n".join([*lines, f"{len(rows)} claims: {total}"])
 

@@ -21,7 +21,7 @@ CONFIG = """
 FIELDS = ("id", "verdict", "expected", "measured", "notebook")
 CLAIMS = [
     dict(zip(FIELDS, ("Z-01", "reproduced", 0.068265, 0.06826, "notebooks/01_x.ipynb"), strict=True)),
-    dict(zip(FIELDS, ("Z-02", "inconclusive", "w " * 40, "v " * 40, None), strict=True)),
+    dict(zip(FIELDS, ("Z-02", "exact: reproduced; trained: inconclusive", "w " * 40, "v " * 40, None), strict=True)),
     dict(zip(FIELDS, ("E-01", "pending", 1, None, None), strict=True)),
 ]
 
@@ -214,7 +214,7 @@ def test_the_table_fits_the_terminal(width):
     assert [row.split()[0] for row in rows] == ["Z-01", "Z-02"], "pending claims are only counted"
     assert rows[0].endswith("01_x")
     assert max(map(len, [head, *rows])) <= width
-    assert total == "3 claims: 1 reproduced, 1 inconclusive, 1 pending"
+    assert total == "3 claims: 2 reproduced, 1 inconclusive, 1 pending"
     assert repro.table(CLAIMS[2:], width).endswith("1 claims: 1 pending")
 
 
