@@ -18,6 +18,7 @@ from zsnr import Gaussian, NetworkDenoiser, edm, guidance, prediction
 from zsnr.diffusers import Card
 from zsnr.diffusers.wrap import EDMAsV, schedule_up_to
 from zsnr.finetune import loop, tune
+from zsnr.flow import FlowDenoiser
 
 
 class Network(nn.Linear):
@@ -110,6 +111,7 @@ def table():
 
 NETWORKS = {k: lambda k=k: NetworkDenoiser(network(), LEAKY, k) for k in prediction.PREDICTIONS}
 NETWORKS |= {f"EDM {name}": lambda name=name: edm.EDMDenoiser(raw(name)) for name in edm.COLUMNS}
+NETWORKS["flow"] = lambda: FlowDenoiser(network())
 NETWORKS["whole steps"] = lambda: NetworkDenoiser(network(), LEAKY, "v", whole_steps=True)
 NETWORKS["EDMAsV"] = lambda: lambda x, phi: EDMAsV(raw(), schedule_up_to(80))(x, 500).sample
 DENOISERS = NETWORKS | {f"guided {k}": partial(guidance.guided, *GAUSSIANS, space=k) for k in prediction.PREDICTIONS}
