@@ -204,14 +204,17 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stops", [[1], [7], [11], [3, 2, 4]], ids=str)
-def test_an_interrupted_training_ends_as_one_that_was_not(stops, uninterrupted, saving_always, tmp_path):
+def test_an_interrupted_training_ends_as_one_that_was_not(stops, uninterrupted, saving_always, tmp_path, capsys):
     for steps in stops:
         with pytest.raises(Interrupted):
             fit(unet(), interrupted_after(steps), ZERO_SNR, RECIPE, tmp_path)
     left = 12 - sum(stops)
+    capsys.readouterr()
     average, history = fit(unet(), interrupted_after(left), ZERO_SNR, RECIPE, tmp_path)
     assert same(average, uninterrupted[0])
     assert history == uninterrupted[1]
+    printed = "".join(f"{seen:8d} of 48 pictures, loss {loss:.4f}\n" for seen, loss in history[4::5])
+    assert capsys.readouterr().out == printed, "an executed notebook tells of the kill"
 
 
 def test_half_a_checkpoint_is_not_taken_for_one(uninterrupted, saving_always, monkeypatch, tmp_path):
@@ -260,10 +263,13 @@ def test_a_finished_training_is_there_at_once(uninterrupted, tmp_path, capsys):
     fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path)
     (path,) = tmp_path.rglob("checkpoint.safetensors")
     assert {name.partition(".")[0] for name in load_file(path)} == {"average"}, "no optimizer, no other weights"
+    printed = capsys.readouterr().out
     average, history = fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path, note="trained again")
     assert same(average, uninterrupted[0])
     assert history == uninterrupted[1]
-    assert not capsys.readouterr().err
+    assert capsys.readouterr() == ("", "")
+    fit(unet(), interrupted_after(0), ZERO_SNR, RECIPE, tmp_path)
+    assert capsys.readouterr().out == printed
     fit(unet(), draw, ZERO_SNR, RECIPE, tmp_path / "other", note="trained again")
     assert capsys.readouterr().err == "trained again\n"
 

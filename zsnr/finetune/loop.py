@@ -130,6 +130,13 @@ def train(
     every, saved, first, started = max(1, steps // 50), time.monotonic(), state.step, 0.0
     shown = accelerator.is_main_process and sys.stderr.isatty()
     bar = tqdm(total=steps, initial=state.step, unit="step", disable=not shown)
+
+    def progress(entry: tuple[int, float]) -> None:
+        print(f"{entry[0]:8d} of {steps * batch} pictures, loss {entry[1]:.4f}", flush=True)
+
+    if accelerator.is_main_process and bar.disable and not (state.finished and note):
+        for entry in state.history[4::5]:  # what was killed had printed: an executed notebook does not tell of it
+            progress(entry)
     while state.step < steps:
         try:
             losses: list[Tensor] = []
@@ -159,8 +166,7 @@ def train(
             state.history.append((state.step * batch, state.total / since))
             state.total = 0.0
             if accelerator.is_main_process and bar.disable and len(state.history) % 5 == 0:
-                seen, recent = state.history[-1]
-                print(f"{seen:8d} of {steps * batch} pictures, loss {recent:.4f}", flush=True)
+                progress(state.history[-1])
         state.finished, now = state.step == steps, time.monotonic()
         if state.step == first + 1:  # which took longer than others will
             check()
