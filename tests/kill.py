@@ -91,8 +91,8 @@ def run(name: str, env: dict[str, str], moment: float | None, rng: random.Random
     after, text = step(name), log.read_text()
     said = re.search(r"going on from \w+, step (\d+)", text)
     first = int(said[1]) if said else 0
-    if process.returncode == 0:
-        ended = "finished"
+    if process.returncode == 0 or (not ended and "out is there already" in text and not before):
+        ended = "finished"  # or had, when it was killed: what it left is compared
     elif not ended:
         ended, wrong = "failed", [text[-500:]]
     if (said or ended == "finished") and before not in (first, math.inf):
