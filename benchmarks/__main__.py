@@ -42,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         trained = None
         print(f"the trained network is skipped ({error}; or `make repro`)")
+    record: report.Record = {"versions": report.versions(), "processor": report.processor()}
     logging.disable(logging.WARNING)  # what libraries say of settings that they change
-    everything, exact = solvers(), problems.exact()
-    record = {
-        "versions": report.versions(),
-        "processor": report.processor(),
-        "overhead": overhead.measure(everything, options.repeats),
-        "errors": errors.measure(everything, exact, trained, errors.BUDGETS, options.jobs),
-    }
+    try:
+        everything = solvers()
+        record["overhead"] = overhead.measure(everything, options.repeats)
+        record["errors"] = errors.measure(everything, problems.exact(), trained, errors.BUDGETS, options.jobs)
+    finally:
+        logging.disable(logging.NOTSET)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmarks.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (options.out / "benchmarks.md").write_text(report.table(record), encoding="utf-8")

@@ -111,6 +111,8 @@ def alpha_bars(config):
     elif config["beta_schedule"] in ("linear", "scaled_linear"):
         p = 1 if config["beta_schedule"] == "linear" else 2
         betas = np.linspace(low ** (1 / p), high ** (1 / p), T) ** p
+    elif config["beta_schedule"] == "exp":
+        betas = np.full(T, 1 - np.exp(-12 / T))
     else:
         return None
     found = np.cumprod(1 - betas)
