@@ -27,7 +27,8 @@ README = "tests/test_docs.py::test_the_readmes_code_runs"
 HEAD = """# Versions that the tests were run on
 
 Written by `make versions`. *lowest*: every dependency at its lower bound in `pyproject.toml`; *newest*: what pip
-installed. All tests but those of the lock, of recorded results, of the repository itself and of long training.
+installed; of torch it may be another release, PyPI's or Debian's, that is built for the CPU (`--torch`). All tests but
+those of the lock, of recorded results, of the repository itself and of long training.
 
 """
 Column = dict[str, str]
@@ -62,14 +63,15 @@ def table(columns: Mapping[str, Column]) -> str:
     return HEAD + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def install(python: str, kind: str, venv: Path) -> Column:
-    """Make an environment; returns what is in it.
+def install(python: str, kind: str, venv: Path, torch: str | None) -> Column:
+    """Make an environment, with this torch if one is given; returns what is in it.
 
     Raises:
         subprocess.CalledProcessError: pip cannot install these versions on this Python.
     """
     needs = {name: bounds for name, bounds in declared().items() if name != "Python"}
-    exact = [f"{name}=={lowest(bounds)}" if kind == "lowest" else name + bounds for name, bounds in needs.items()]
+    asked = {name: f"=={lowest(bounds)}" if kind == "lowest" else bounds for name, bounds in needs.items()}
+    exact = [name + bounds for name, bounds in (asked | ({"torch": f"=={torch}"} if torch else {})).items()]
     code = "import importlib.metadata as m, json, platform, sys; names = sys.argv[1:]; found = map(m.version, names);"
     code += "print(json.dumps({'Python': platform.python_version()} | dict(zip(names, found))))"
     subprocess.run([python, "-m", "venv", venv], check=True)
@@ -96,7 +98,9 @@ def main() -> int:
     """Command line; returns the exit status, 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.versions", description=__doc__)
     parser.add_argument("pythons", nargs="*", help="interpreters; default: each python3.N that is found")
-    pythons = parser.parse_args().pythons or filter(None, (shutil.which(f"python3.{n}") for n in range(11, 30)))
+    parser.add_argument("--torch", help="a release of which there is a build for the CPU: PyPI's may bring CUDA, 6 GB")
+    arguments = parser.parse_args()
+    pythons = arguments.pythons or filter(None, (shutil.which(f"python3.{n}") for n in range(11, 30)))
     bad = False
     for python in pythons:
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -107,7 +111,8 @@ def main() -> int:
             log = ROOT / f"scratch/versions {head}.log"
             log.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory() as folder:
-                column = install(python, head.partition(",")[0], Path(folder)) | tried(Path(folder), log)
+                column = install(python, head.partition(",")[0], Path(folder), arguments.torch)
+                column |= tried(Path(folder), log)
             print(f"{head}: {column['passed']} passed, {column['failed']} failed, named in {log}", flush=True)
             kept = read(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
             TABLE.write_text(table(kept | {head: column}), encoding="utf-8")

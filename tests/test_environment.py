@@ -11,12 +11,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from ruamel.yaml import YAML
 
+from pipeline import versions
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = YAML(typ="safe").load(ROOT / "environment.yml")
 EXTRAS = PROJECT["optional-dependencies"]
 NEEDS = {Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts}
 RANGES = sorted((need for need in NEEDS if need.name != "zsnr"), key=str)  # less extras that hold other extras
+TRIED = versions.read(versions.TABLE.read_text(encoding="utf-8"))
 
 
 def canonical(name: str) -> str:
@@ -63,3 +66,19 @@ def test_the_lock_is_what_is_installed():
     both = {name: (version, Version(importlib.metadata.version(name))) for name, version in locked().items()}
     wrong = {name: pair for name, pair in both.items() if len({version.public for version in pair}) == 2}
     assert not wrong, "run make env, or lock again (see the head of requirements.lock)"
+
+
+@pytest.mark.parametrize(("name", "bounds"), versions.declared().items())
+def test_the_ends_of_every_range_were_tried(name, bounds):
+    """Red where a bound has changed: `make versions`."""
+    tried = [Version(column[name]) for column in TRIED.values()]
+    assert not [version for version in tried if version not in SpecifierSet(bounds)]
+    least = Version(versions.lowest(bounds))
+    assert least.release in [version.release[: len(least.release)] for version in tried]
+    assert max(tried) >= locked().get(canonical(name), least)
+
+
+def test_every_python_that_is_claimed_was_tried_and_nothing_failed():
+    claimed = {line.rpartition(" ")[2] for line in PROJECT["classifiers"]}
+    assert claimed == {head.partition(", ")[2] for head in TRIED}
+    assert {head: column["failed"] for head, column in TRIED.items()} == dict.fromkeys(TRIED, "0")

@@ -73,8 +73,8 @@ def zero_snr_of_eps(pipeline):
         (lambda p: p.vae.register_to_config(scaling_factor=0), "scaling_factor is 0"),
         (lambda p: p.vae.register_to_config(shift_factor=float("nan")), "its shift_factor nan"),
         (
-            lambda p: setattr(p, "tokenizer", p.tokenizer.__class__()),
-            r"text_encoder has 514 tokens, tokenizer \d:",
+            lambda p: p.__dict__.update(tokenizer=range(2)),  # as transformers 5 makes one of no files
+            "text_encoder has 514 tokens, tokenizer 2:",
         ),
         (lambda p: setattr(p.unet, "card", V), "the network's card contradicts this use: it predicts v, not eps"),
         (

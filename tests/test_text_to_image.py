@@ -368,6 +368,7 @@ def child(rank: int, port: int, folder: Path, work: Path) -> None:
     """What each of two processes runs, as a launcher would start it."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     os.environ |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.distributed.is_mpi_available = lambda: False  # a build that has it (Debian's) counts ranks by mpirun alone
     pipeline = pipelines.load(str(work / "model"))
     results = [fine_tune(pipeline, folder, recipe, work) for recipe in (RECIPE, LORA)]
     save(results[1][0], work / "out", LORA)
@@ -523,7 +524,7 @@ def test_untrained_parts_are_the_files_they_came_from_unless_they_were_changed(w
     pipeline.vae.half()
     save(pipeline, out, RECIPE)
     copied = [path.relative_to(out) for name in ("text_encoder", "tokenizer", "vae") for path in (out / name).iterdir()]
-    assert len(copied) == 6
+    assert len(copied) == 4 + len([*(model / "tokenizer").iterdir()])  # of which transformers 4 writes more
     assert all((out / path).read_bytes() == (model / path).read_bytes() for path in copied)
     next(pipeline.vae.parameters()).data.add_(1)
     save(pipeline, out, RECIPE)
