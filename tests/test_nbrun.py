@@ -1,5 +1,6 @@
 """The notebook runner refuses what is wrong before it works, and writes the same bytes for the same code."""
 
+import functools
 import os
 import shutil
 import signal
@@ -267,7 +268,8 @@ def test_a_signal_ends_the_kernel_too(tmp_path, number):
     code = "import os, time\ntry:\n    print(os.getpid(), flush=True); time.sleep(60)\nfinally:\n    open('kept', 'w')"
     (tmp_path / "nb.py").write_text(f"{HEADER}\n# %%\n{code}\n")
     command = [sys.executable, "-m", "pipeline.nbrun", str(tmp_path / "nb.py")]
-    run = subprocess.Popen(command, cwd=checkout.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    run = subprocess.Popen(command, cwd=checkout.ROOT, stdout=-1, stderr=-1, text=True, preexec_fn=heard)
     kernel = psutil.Process(int(run.stdout.readline()))
     start = time.monotonic()
     run.send_signal(number)
