@@ -19,7 +19,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from lab.report.claims import words
 from pipeline import parameters, stopping
 from pipeline.checkout import ROOT, Refused, check_machine
 
@@ -135,7 +137,7 @@ def pipeline(root: Path) -> str:
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("executed", "restored", "unchanged"))
 
 
-def table(rows: list[dict[str, object]], width: int) -> str:
+def table(rows: list[dict[str, Any]], width: int) -> str:
     """The claims that have a verdict, a line each, and how many there are of each verdict."""
     fields = ("id", "verdict", "expected", "measured", "notebook")
     cells = [["" if row.get(f) is None else str(row[f]) for f in fields] for row in rows]
@@ -147,7 +149,7 @@ def table(rows: list[dict[str, object]], width: int) -> str:
     sizes[2] = min(sizes[2], max(room // 2, room - sizes[3]))
     sizes[3] = min(sizes[3], room - sizes[2])
     lines = ["  ".join(map(fit, row, sizes)).rstrip() for row in cells]
-    counts = Counter(part.split(": ")[-1] for row in rows for part in str(row["verdict"]).split("; "))  # one a scope
+    counts = Counter(word for row in rows for word in words(row))
     total = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     return "\n".join([*lines, f"{len(rows)} claims: {total}"])
 
