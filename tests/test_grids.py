@@ -119,7 +119,7 @@ def test_karras_is_edms_equation_5():
         (lambda: power(0), "N = 0"),
         (lambda: karras(0), "N = 0"),
         (lambda: skewed(0), "N = 0"),
-        (lambda: skewed(5, noise=0.0), "above 0 and finite; got 2.4 and 0.0"),
+        (lambda: skewed(5, rho_noise=0.0), "above 0 and finite; got 2.25 and 0.0"),
         (lambda: uniform(5, 0.0), r"\(0, pi/2\]; got 0.0"),
         (lambda: power(5, 1.5, 2.0), r"\(0, pi/2\]; got 2.0"),
         (lambda: uniform(5, math.nan), "nan"),

@@ -23,8 +23,8 @@ STEPS = [1000, 1400, 2000]  # the start, corrected, is better than its order for
     ("make", "phi_max"),
     [
         (lambda N, phi_max: power(N, 2.0, phi_max), RIGHT),
-        (lambda N, phi_max: skewed(N, noise=2.0, phi_max=phi_max), RIGHT),
-        (lambda N, phi_max: skewed(N, noise=2.0, phi_max=phi_max), 1.4),
+        (lambda N, phi_max: skewed(N, rho_noise=2.0, phi_max=phi_max), RIGHT),
+        (lambda N, phi_max: skewed(N, rho_noise=2.0, phi_max=phi_max), 1.4),
     ],
     ids=["power", "skewed", "skewed from a finite level"],
 )

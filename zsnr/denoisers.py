@@ -49,8 +49,7 @@ class NetworkDenoiser:
             card.check(prediction, schedule)
         self.whole_steps = whole_steps
         self.network, self.schedule, self.prediction, self.conditions = network, schedule, prediction, conditions
-        parameter = next(network.parameters(), torch.zeros(()))
-        self.dtype, self.device = parameter.dtype, parameter.device
+        self.dtype, self.device = placed(network)
 
     def step(self, phi: float) -> float:
         """The (fractional) trained step, 0 .. T - 1, at an angle."""
@@ -60,10 +59,21 @@ class NetworkDenoiser:
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         at = self.step(phi)
-        step = torch.full((len(x),), int(at) if self.whole_steps else at, device=self.device)
-        output = self.network(x.to(self.device, self.dtype), step, **self.conditions)
-        output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        output = asked(self, x, int(at) if self.whole_steps else at)
         return to_v(check_finite(output, f"at angle {phi:.6g} (step {at:.6g})"), x, phi, self.prediction)
+
+
+def placed(network: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of a network's parameters; float32 on the CPU where it has none."""
+    parameter = next(network.parameters(), torch.zeros(()))
+    return parameter.dtype, parameter.device
+
+
+def asked(denoiser: Any, x: Tensor, time: float) -> Tensor:
+    """What the network of a denoiser answers to x at one time, its step or t, in the network's own dtype and device."""
+    at = torch.full((len(x),), time, device=denoiser.device)
+    output = denoiser.network(x.to(denoiser.device, denoiser.dtype), at, **denoiser.conditions)
+    return output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
 
 
 class Gaussian:

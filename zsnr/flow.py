@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zsnr.denoisers import asked, placed
 from zsnr.grids import check_grid
 from zsnr.prediction import answer, check_finite, cos_sin
 
@@ -33,16 +34,13 @@ class FlowDenoiser:
         if not 0 < scale < math.inf:
             raise ValueError(f"scale = {scale}: what the network takes for t = 1, such as 1000")
         self.network, self.scale, self.conditions = network, scale, conditions
-        parameter = next(network.parameters(), torch.zeros(()))
-        self.dtype, self.device = parameter.dtype, parameter.device
+        self.dtype, self.device = placed(network)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
         state, time = x / (s + c), self.scale * s / (s + c)
-        at = torch.full((len(x),), time, device=self.device)
-        output = self.network(state.to(self.device, self.dtype), at, **self.conditions)
-        output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        output = asked(self, state, time)
         u = answer(check_finite(output, f"at angle {phi:.6g} (time {time:.6g})"), x)
         return (c - s) * state + u / (s + c)
 

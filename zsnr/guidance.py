@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from zsnr.denoisers import Denoiser
+from zsnr.grids import within
 from zsnr.prediction import check_prediction, cos_sin
 
 
@@ -80,7 +81,7 @@ def guided(
 
     def denoiser(x: Tensor, phi: float) -> Tensor:
         pos = positive(x, phi)
-        if not _within(phi, lo, hi):
+        if not within(phi, lo, hi, lowest=False):
             return pos
         neg = negative(x, phi)
         c, s = cos_sin(phi)
@@ -120,13 +121,6 @@ def factor(positive: Tensor, guided: Tensor, strength: float, x: Tensor | None =
 def std(x: Tensor) -> Tensor:
     """Standard deviation over all but the first dimension, (B, 1, ...)."""
     return _rms(x - _over_values(x))
-
-
-def _within(phi: float, lo: float, hi: float) -> bool:
-    """sigma in (lo, hi], whose ends an angle's tangent may miss by rounding; without a lower bound, all of them."""
-    c, s = cos_sin(phi)
-    sigma = s / c if c else math.inf
-    return (lo == 0 or sigma > lo * (1 + 1e-9)) and sigma <= hi * (1 + 1e-9)
 
 
 def _projected(u: Tensor, x0: Tensor, s: float, eta: float, r: float) -> Tensor:

@@ -2,8 +2,7 @@ r"""A solver that uses the answers of several earlier calls: one evaluation a st
 
 Why x0 and eps, both: the state moves with dx/dphi = -sin(phi) x0 + cos(phi) eps, whose factors are at most 1 from zero
 SNR to the image. x0 alone (DPM-Solver++) has the factor 1 / sin(phi), eps alone (DPM-Solver) 1 / cos(phi), infinite at
-zero SNR; v alone is bounded, but misses what needs no solver, a frozen (x0, eps). On Gaussian data, with ten steps of
-`grids.skewed`, they are 23, 15 and 7 times as far from the truth, each on its own best exponents 14, 14 and 1.2 times.
+zero SNR; v alone is bounded, but misses what needs no solver, a frozen (x0, eps).
 
 Source: Lu et al. 2022 (DPM-Solver, Sec. 3: the exponential integrator), Zhao et al. 2023 (UniPC, Sec. 3: a corrector
 that costs no evaluation). Prior art: azula's exponential Adams-Bashforth samplers of Rozet, in ln sigma, without a
@@ -38,11 +37,11 @@ def eab(angles: Sequence[float], order: int = 4) -> Iterator[Row]:
 
     L are polynomials in the grid's index, through the values at the last calls. A frozen (x0, eps) is solved exactly,
     so step one is DDIM's, and the last is x <- D. The corrector takes the step before once more, through one call more,
-    the newest, and moves the state by the difference times 1 - i / (5 N): it mends what the low orders of the start
-    have lost, and is damped towards the image, where it would oscillate on data narrower than the noise.
+    the newest, and moves the state by the difference times 1 - (i - 1) / (6 N): it mends what the low orders of the
+    start have lost, and is damped towards the image, where it would oscillate on data narrower than the noise.
 
-    Step i of N looks back over min(order, 1 + (i + 1) // 2, 1 + (N - 1 - i) // 3) calls. The last steps are short
-    against the level (`grids.skewed`), so their lower order costs nothing there; on equal steps of the angle it does.
+    Step i of N looks back over min(order, 1 + (i + 1) // 2, 1 + (N - i) // 3) calls. The last steps are short against
+    the level (`grids.skewed`), so their lower order costs nothing there; on equal steps of the angle it does.
 
     Args:
         order: 1 to 4.
@@ -62,13 +61,13 @@ def _table(angles: tuple[float, ...], order: int) -> list[Row]:
     """The rows of `eab`. Its weights are on (x0, eps) = (c x - s v, s x + c v), a row's are on (x, v)."""
     phi, N, rows, predicted = np.array(angles), len(angles) - 1, [], np.zeros((0, 2))
     for i in range(N):
-        count, last = min(order, 1 + (i + 1) // 2, 1 + (N - 1 - i) // 3), len(predicted)
+        count, last = min(order, 1 + (i + 1) // 2, 1 + (N - i) // 3), len(predicted)
         weights = np.zeros((max(count, last + 1), 2))
         weights[-count:] = now = _weights(phi, i, count)
         if 0 < i < N - 1:
             corrected = _weights(phi, i - 1, last + 1, ahead=1)
             corrected[:-1] -= predicted
-            weights[-last - 1 :] += (1 - i / (5 * N)) * corrected
+            weights[-last - 1 :] += (1 - (i - 1) / (6 * N)) * corrected
         predicted, pairs = now, []
         for psi, (on_x0, on_eps) in zip(angles[i::-1], weights[::-1].tolist(), strict=False):
             c, s = cos_sin(psi)

@@ -30,6 +30,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from zsnr.adaptive import rk45
+from zsnr.grids import within
 from zsnr.multistep import eab
 from zsnr.path import ANGLE, Path, Point
 from zsnr.prediction import cos_sin
@@ -127,7 +128,7 @@ def euler_maruyama(
     for p, q in pairwise(points(path, angles)):
         c, s = cos_sin(p.phi)
         h = q.t - p.t
-        beta = rate * p.dphi / (s * c) * -h if _within(p.phi, S_tmin, S_tmax) else 0.0
+        beta = rate * p.dphi / (s * c) * -h if p.phi < math.pi / 2 and within(p.phi, S_tmin, S_tmax) else 0.0
         on_x, on_v = p.n + h * p.dn - p.n * beta * s * s, p.n * (h * p.dphi - beta * s * c)
         a, b, e = on_x / q.n, on_v / q.n, p.n * math.sqrt(2 * beta) * s / q.n
         left = math.hypot((a + b * c / s) * left, e)
@@ -230,7 +231,7 @@ def gamma(phi: float, N: int, S_churn: float, S_tmin: float = 0.0, S_tmax: float
 
     0 also at zero SNR, where raising is an identity in law.
     """
-    return min(S_churn / N, GAMMA_MAX) if _within(phi, S_tmin, S_tmax) else 0.0
+    return min(S_churn / N, GAMMA_MAX) if phi < math.pi / 2 and within(phi, S_tmin, S_tmax) else 0.0
 
 
 def raised(phi: float, gamma: float) -> float:
@@ -311,11 +312,6 @@ def check_churn(S_churn: float, S_tmin: float, S_tmax: float, S_noise: float) ->
             f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn and S_noise "
             "at least 0, and S_tmin <= S_tmax, in units of sigma"
         )
-
-
-def _within(phi: float, S_tmin: float, S_tmax: float) -> bool:
-    """Below zero SNR, and in the range; its ends belong to it, though an angle's tangent may miss them by rounding."""
-    return phi < math.pi / 2 and S_tmin <= math.tan(phi) * (1 + 1e-9) and math.tan(phi) <= S_tmax * (1 + 1e-9)
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
