@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import logging
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks import errors, figure, overhead, problems, report
 from benchmarks.solver import Solver
@@ -30,28 +34,42 @@ def solvers() -> list[Solver]:
     return found
 
 
+def stamp(*facts: Any) -> str:
+    """What results of a run that was stopped belong to: the code of solvers and benchmark, and these facts."""
+    code = sorted(path for folder in ("zsnr", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+    told = [path.read_bytes() for path in code] + [repr(facts).encode()]
+    return hashlib.sha256(b"".join(told)).hexdigest()[:16]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--repeats", type=int, default=25, help="turns each solver is timed for; the fastest counts")
-    parser.add_argument("--jobs", type=int, default=2, help="processes for the errors; timings are alone")
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the errors; timings are alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--timings", action="store_true", help="time again, and leave the recorded errors as they are")
     options = parser.parse_args(arguments)
-    try:
-        trained = problems.trained(ROOT / problems.WEIGHTS)
-    except FileNotFoundError as error:
-        trained = None
-        print(f"the trained network is skipped ({error}; or `make repro`)")
-    record: report.Record = {"versions": report.versions(), "processor": report.processor()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    path, journal = options.out / "benchmarks.json", options.out / "unfinished.jsonl"
+    facts: report.Record = {"versions": report.versions(), "processor": report.processor()}
+    record = json.loads(path.read_text(encoding="utf-8")) if options.timings else dict(facts)
+    if record["versions"] != facts["versions"]:
+        raise SystemExit(f"{path} was measured with {record['versions']}: measure its errors again, without --timings")
     logging.disable(logging.WARNING)  # what libraries say of settings that they change
     try:
         everything = solvers()
-        record["overhead"] = overhead.measure(everything, options.repeats)
-        record["errors"] = errors.measure(everything, problems.exact(), trained, errors.BUDGETS, options.jobs)
+        if not options.timings:
+            weights = ROOT / problems.WEIGHTS
+            if not weights.exists():
+                print(f"the trained network is skipped ({weights} is missing): `make repro` restores it")
+            trained = partial(problems.trained, weights) if weights.exists() else None
+            kept = errors.Journal(journal, stamp(facts, weights.exists()))
+            record["errors"] = errors.measure(everything, problems.exact(), trained, errors.BUDGETS, options.jobs, kept)
+        record |= facts | {"load": os.getloadavg()[0], "overhead": overhead.measure(everything, options.repeats)}
     finally:
         logging.disable(logging.NOTSET)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    journal.unlink(missing_ok=True)
     (options.out / "benchmarks.md").write_text(report.table(record), encoding="utf-8")
     if options.out == RESULTS:
         text = README.read_text(encoding="utf-8")

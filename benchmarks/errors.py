@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,15 +49,24 @@ def best(runs: dict[str, Cell], test: str) -> Cell:
 
 
 def measure(
-    solvers: Sequence[Solver], exact: Problem, trained: Problem | None, budgets: Sequence[int], jobs: int = 1
+    solvers: Sequence[Solver],
+    exact: Problem,
+    trained: Callable[[], Problem] | None,
+    budgets: Sequence[int],
+    jobs: int = 1,
+    journal: Journal | None = None,
 ) -> list[Cell]:
     """A row for each solver: test -> budget -> its best cell.
 
     Args:
+        trained: makes the problem of the trained network, when it is needed.
         jobs: processes that share the work; the errors are the same.
+        journal: what an earlier run that was stopped has left is not computed again.
     """
+    journal = journal or Journal()
 
-    def row(solver: Solver) -> Cell:
+    def row(k: int) -> Cell:
+        solver = solvers[k]
         steps = {b: solver.steps(b) for b in budgets}
         runs: dict[int, dict[str, Cell]] = {b: {} for b in budgets}
         for setting, (b, N) in product(solver.settings, steps.items()):  # in this order: some take long to construct
@@ -64,11 +75,15 @@ def measure(
         print(solver.library, solver.name, [f"{100 * error(c):.3g} %" for c in cells["gaussian"].values()], flush=True)
         return {"library": solver.library, "name": solver.name, "cells": cells}
 
-    rows = _shared(row, solvers, jobs)
+    rows = _shared(row, {f"{s.library} {s.name}": k for k, s in enumerate(solvers)}, jobs, journal)
     if trained is not None:
+        problem = trained()
         asked = {b: shortlist(rows, b) for b in budgets if b in ON_NETWORK}
         tasks = [(k, b, s) for b, chosen in asked.items() for k, settings in chosen.items() for s in sorted(settings)]
-        found = _shared(lambda t: run(solvers[t[0]], trained, t[2], t[1], solvers[t[0]].steps(t[1])), tasks, jobs)
+        names = {f"network {t[1]} {rows[t[0]]['library']} {rows[t[0]]['name']}: {t[2]}": t for t in tasks}
+        found = _shared(
+            lambda t: run(solvers[t[0]], problem, t[2], t[1], solvers[t[0]].steps(t[1])), names, jobs, journal
+        )
         for k, r in enumerate(rows):
             runs = {b: {t[2]: f for t, f in zip(tasks, found, strict=True) if t[:2] == (k, b)} for b in asked}
             r["cells"]["network"] = {str(b): best(some, "network") for b, some in runs.items()}
@@ -92,12 +107,36 @@ def shortlist(rows: Sequence[Cell], budget: int) -> dict[int, set[str]]:
     return chosen
 
 
-def _shared(task: Callable[[Any], Cell], items: Sequence[Any], jobs: int) -> list[Cell]:
+class Journal:
+    """What is computed, one line a result, so that a run that was stopped goes on where it was.
+
+    Args:
+        path: of the lines; none: nothing is kept.
+        stamp: of code and versions. Lines of another are left out.
+    """
+
+    def __init__(self, path: Path | None = None, stamp: str = "") -> None:
+        self.path, self.stamp = path, stamp
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path and path.exists() else ()
+        self.found: dict[str, Any] = {line["name"]: line["found"] for line in lines if line["stamp"] == stamp}
+
+    def keep(self, name: str, found: Any) -> None:
+        """Add a line, at once."""
+        self.found[name] = found
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"stamp": self.stamp, "name": name, "found": found}) + "\n")
+
+
+def _shared(task: Callable[[Any], Cell], items: dict[str, Any], jobs: int, journal: Journal) -> list[Cell]:
     """The task of each item, by forked processes: they find it in a global, as closures cannot be sent to them."""
     global _task
-    _task = lambda k: task(items[k])  # noqa: E731
+    left = [name for name in items if name not in journal.found]
+    _task = lambda k: task(items[left[k]])  # noqa: E731
     with multiprocessing.get_context("fork").Pool(jobs, torch.set_num_threads, (1,)) as pool:
-        return list(pool.imap(_numbered, range(len(items)), chunksize=1))
+        for name, found in zip(left, pool.imap(_numbered, range(len(left)), chunksize=1), strict=True):
+            journal.keep(name, found)
+    return [journal.found[name] for name in items]
 
 
 _task: Callable[[int], Cell]

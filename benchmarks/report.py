@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -79,6 +80,7 @@ def table(record: Record) -> str:
         lines.append([r["library"], r["name"], *cells, overhead, ", ".join(spent)])
     header = ["library", "solver", *(f"{HEADS[t]}, {b}" for t, b in wanted), "overhead, us", "spends"]
     said = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    load = f"; load {record['load']:.1f} before the timings" if "load" in record else ""
     return f"""# Solvers at equal evaluations
 
 Written by `python -m benchmarks`; the settings behind each cell are in benchmarks.json. From zero terminal SNR, or from
@@ -87,13 +89,14 @@ spends is in the last column where it is less. Ours have one setting, their docu
 orders, grids and options of its own in each cell. The smallest of each column is bold, whoever's it is.
 
 Gaussian: largest |generated std / true std - 1| over data variances from 1/64 to 64. The others: median RMSE over
-latents against the converged solution, in thousandths: a mixture of narrow and wide classes, of the kind that eab's
-constants were searched on; the geometric mean of four held-out mixtures; and the full profile's fine-tuned network with
-zero terminal SNR, on which run, of each peer, the three solvers closest on Gaussian data and the three on held-out
-mixtures at that number of evaluations, each with its three closest settings there ("-": not among them, or it broke).
+latents against the converged solution, in thousandths: a mixture of narrow and wide classes, which eab's constants were
+searched on; the geometric mean of four held-out mixtures; and the full profile's fine-tuned network with zero terminal
+SNR, which decided, from other latents, between two sets of eab's constants. On it run, of each peer, the three solvers
+closest on Gaussian data and the three on held-out mixtures at that number of evaluations, each with its three closest
+settings there ("-": not among them, or it broke).
 Overhead: {STEPS} steps at 4x4x64x64 without the network, an evaluation; in brackets, over a bare loop of the same sums.
 
-{said}; {record["processor"]}
+{said}; {record["processor"]}{load}
 
 {_markdown(header, lines)}"""
 
@@ -103,32 +106,48 @@ def closest(rows: Sequence[Record], test: str, budget: str) -> Record:
     return min(rows, key=lambda r: _error(r, test, budget))
 
 
-def excerpt(record: Record) -> str:
-    """The README's: three of ours, and the peers that are the closest of their library in a column that it shows."""
+def shown(record: Record, wanted: Sequence[tuple[str, str]]) -> list[Record]:
+    """Three of ours, and the best two of each other library: by the geometric mean of their errors in these columns.
+
+    A column in which a solver was not run counts as the largest error of all in it.
+    """
+    largest = {at: max(e for r in record["errors"] if (e := _error(r, *at)) < math.inf) for at in wanted}
+
+    def mean(row: Record) -> float:
+        return sum(math.log(min(_error(row, *at), largest[at])) for at in wanted)
+
     of: dict[str, list[Record]] = {}
-    for r in record["errors"]:
-        of.setdefault(r["library"], []).append(r)
+    for row in sorted(record["errors"], key=mean):
+        of.setdefault(row["library"], []).append(row)
+    ours = [row for row in of.pop("zsnr") if row["name"] in ("eab", "dpmpp_2m", "heun")]
+    return sorted([*ours, *(row for some in of.values() for row in some[:2])], key=_order)
+
+
+def excerpt(record: Record) -> str:
+    """The README's: the rows that are `shown`, and where peers are ahead."""
     cells = record["errors"][0]["cells"]
     wanted = [(t, b) for t in ("gaussian", "network") if t in cells for b in map(str, SHOWN) if b in cells[t]]
-    rows = [r for r in of.pop("zsnr") if r["name"] in ("eab", "dpmpp_2m", "heun")]
-    rows += [r for some in of.values() for r in some if any(r is closest(some, *at) for at in wanted)]
-    rows.sort(key=_order)
+    rows = shown(record, wanted)
     lines = zip(rows, _columns(record, wanted, rows), strict=True)
     header = ["", *(f"{HEADS[t]}, {b}" for t, b in wanted)]
-    return _markdown(header, [[f"{r['library']}, {r['name']}", *some] for r, some in lines], words=1)
+    text = _markdown(header, [[f"{r['library']}, {r['name']}", *some] for r, some in lines], words=1)
+    return text + "\nPeers are ahead of all of ours: " + ("; ".join(behind(record)) or "nowhere") + ".\n"
 
 
 def behind(record: Record) -> list[str]:
-    """Where a peer is closer than all of ours, or takes less time by evaluation than one of them."""
+    """Where a peer is closer than all of ours, a line a test, and where one takes less time by evaluation."""
     found, sides = [], [[r for r in record["errors"] if (r["library"] == "zsnr") is own] for own in (True, False)]
-    for at in [(t, b) for t, cells in record["errors"][0]["cells"].items() for b in cells]:
-        our, peer = (closest(side, *at) for side in sides)
-        if (e := _error(peer, *at)) < (a := _error(our, *at)):
-            said = f"{peer['library']} {peer['name']} {printed(at[0], e)}, ours {printed(at[0], a)}"
-            found.append(f"{HEADS[at[0]]}, {at[1]} evaluations: {said}")
+    for test, cells in record["errors"][0]["cells"].items():
+        said = []
+        for budget in cells:
+            our, peer = (closest(side, test, budget) for side in sides)
+            if (e := _error(peer, test, budget)) < (a := _error(our, test, budget)):
+                said.append(f"{budget} ({peer['library']} {peer['name']} {printed(test, e)}, ours {printed(test, a)})")
+        found += [f"{HEADS[test]}, at {', '.join(said)}"] if said else []
     for r in (r for r in record["overhead"] if r["library"] == "zsnr"):
         peers = [p for p in record["overhead"] if p["library"] != "zsnr" and p["microseconds"] <= r["microseconds"]]
-        found += [f"overhead of {r['name']}: less in {p['library']} {p['name']}" for p in peers]
+        least = min(peers, key=lambda p: p["microseconds"], default=None)
+        found += [f"overhead of {r['name']} ({least['library']} {least['name']} takes less)"] if least else []
     return found
 
 

@@ -62,11 +62,11 @@ def test_the_stack_is_the_mixtures(exact):
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for n in (1, 8):
         some = [m for m in (problems.SEEN | problems.HELD_OUT).values() if len(m[0][1]) == n]
-        parts = x[:, : n * len(some)].chunk(len(some), 1)
+        parts = x[:, : n * len(some)].unflatten(1, (len(some), n)).transpose(0, 1)
         for phi in (math.pi / 2, 1.0, 0.05):
             each = [Mixture([zsnr.Gaussian(m, s**2) for _, m, s in one], [w for w, _, _ in one]) for one in some]
-            wanted = torch.cat([one(part, phi) for one, part in zip(each, parts, strict=True)], 1)
-            torch.testing.assert_close(problems.Stack(some)(torch.cat(parts, 1), phi), wanted)
+            wanted = torch.stack([one(part, phi) for one, part in zip(each, parts, strict=True)])
+            torch.testing.assert_close(problems.Stack(some)(parts, phi), wanted)
     gaussian = zsnr.Gaussian(torch.zeros(61), problems.LAMBDA)
     images = torch.zeros_like(exact.noise)
     images[:, :61] = gaussian.solve(exact.noise[:, :61], math.pi / 2)
@@ -146,9 +146,38 @@ def test_a_peer_that_is_ahead_is_bold_and_said():
         return {"library": library, "name": name, "cells": {"gaussian": {"10": {"error": error}}}}
 
     record = {"errors": [row("zsnr", "eab", 0.02), row("azula", "zEAB", 0.01)], "overhead": []}
-    assert report.excerpt(record).splitlines()[2:] == ["| zsnr, eab | 2 |", "| azula, zEAB | **1** |"]
-    assert report.behind(record) == ["Gaussian, %, 10 evaluations: azula zEAB 1, ours 2"]
+    said = "Gaussian, %, at 10 (azula zEAB 1, ours 2)"
+    assert report.excerpt(record).splitlines()[2:] == [
+        "| zsnr, eab | 2 |", "| azula, zEAB | **1** |", "", f"Peers are ahead of all of ours: {said}."
+    ]  # fmt: skip
+    assert report.behind(record) == [said]
     assert report.misses(record) == ["gaussian, 10 evaluations: 0.02 > 0.0055"]
+
+
+def test_the_excerpt_has_the_best_two_of_each_library():
+    def row(library, name, *found):
+        cells = {"gaussian": {str(b): {"error": e} for b, e in zip((10, 20), found, strict=True)}}
+        return {"library": library, "name": name, "cells": cells}
+
+    peers = [row("azula", "a", 0.1, 0.1), row("azula", "b", 0.01, None), row("azula", "c", 0.02, 0.4)]
+    record = {"errors": [*peers, row("zsnr", "eab", 0.1, 0.1), row("zsnr", "ddim", 1e-9, 1e-9)], "overhead": []}
+    wanted = [("gaussian", "10"), ("gaussian", "20")]
+    assert [r["name"] for r in report.shown(record, wanted)] == ["eab", "c", "b"]
+    assert report.excerpt(record).endswith("\nPeers are ahead of all of ours: nowhere.\n")
+
+
+def test_a_run_that_was_stopped_goes_on(exact, tmp_path):
+    def spends(network, noise, setting, N):
+        return lambda: torch.stack([network.v(noise, 1.0) for _ in range(N)])[0]
+
+    def measured(stamp, **settings):
+        journal = errors.Journal(tmp_path / "lines", stamp)
+        return errors.measure([Solver("none", "each", settings, spends)], exact, None, (10,), journal=journal)
+
+    first = measured("this", only=0)
+    assert first[0]["cells"]["gaussian"]["10"]["tried"] == 1
+    assert measured("this", one=0, two=0) == first
+    assert measured("that", one=0, two=0)[0]["cells"]["gaussian"]["10"]["tried"] == 2
 
 
 def test_a_missing_peer_is_a_line(monkeypatch, capsys):
