@@ -58,8 +58,8 @@ def text(check: claims.Check) -> str:
     """What a check measured, with its intervals; of a long list the first and last elements."""
     parts = []
     for value, _, interval in check.elements():
-        plain = number(float(value) if not isinstance(value, bool | int) else value, ".4g")
-        parts.append(measured(value, interval, ".3g") if interval else plain)
+        plain = number(float(value) if not isinstance(value, bool | int) else value, "#.4g")
+        parts.append(measured(value, interval, "#.3g") if interval else plain)
     return ", ".join(parts if len(parts) <= 8 else [*parts[:3], "...", *parts[-2:]])
 
 

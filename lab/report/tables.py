@@ -20,7 +20,7 @@ LONG = 60
 
 
 def number(x: Any, form: str = FORM) -> str:
-    """x as text: a float by the format `form`, an exact 0 as 0, a NaN or None as a dash, anything else as it is."""
+    """x as text: a float by the format `form`, an exact 0 as 0.0, a NaN or None as a dash, anything else as it is."""
     if x is None:
         return "–"
     if isinstance(x, bool):
@@ -29,7 +29,7 @@ def number(x: Any, form: str = FORM) -> str:
         return str(x)
     if math.isnan(x):
         return "–"
-    return "0" if x == 0 else format(x, form)
+    return "0.0" if x == 0 else format(x, form)
 
 
 def measured(value: float, interval: Sequence[float] | None = None, form: str = FORM) -> str:
