@@ -1,4 +1,4 @@
-"""Finding 2: which time steps are sampled (Lin et al. 2023, Table 2), what each choice costs, and the orders of solvers."""
+"""Finding 2 (Lin et al. 2023, Table 2): the time steps that are sampled, what each choice costs, orders of solvers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def nearest(a: int, b: int) -> int:
 
 
 def table2(spacing: str, S: int, T: int = 1000) -> list[int]:
-    """Table 2 as printed: arange(1, T + 1, floor(T / S)), round(linspace(1, T, S)), round(flip(arange(T, 0, -T / S)))."""
+    """Table 2: arange(1, T + 1, floor(T / S)), round(linspace(1, T, S)), round(flip(arange(T, 0, -T / S)))."""
     if spacing == "leading":
         return [1 + k * (T // S) for k in range(S)]  # the first S of them
     if spacing == "trailing":
@@ -73,7 +73,7 @@ def wrong_steps(spacing: str) -> int:
 
 
 def diffusers_wrong(spacing: str) -> tuple[int, int]:
-    """For how many S diffusers' list is wrong, and for how many its DDIM steps to another level than the next in the list.
+    """For how many S diffusers' list is wrong, and for how many its DDIM does not step to the next level in the list.
 
     A list is right if it has S different steps within the schedule. DDIM's step goes from t to t - 1000 // S, whatever
     the next step in the list is.
@@ -148,7 +148,7 @@ def local_order(sampler: str) -> float:
 
 
 def posterior(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients of (x0, eps) in the mean of q(x_(t-1) | x_t, x0), by Eq. 18 and by Eq. 20, and its variance; (2, T), (T,).
+    """Coefficients (2, T) of (x0, eps) in the mean of q(x_(t-1) | x_t, x0), by Eq. 18 and by Eq. 20; its variance (T,).
 
     x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is put in. Eq. 18 is written with eps, and divides by
     sqrt(1 - beta), which is 0 at zero SNR; Eq. 20 is written with x0.
@@ -225,8 +225,7 @@ def spacing_figure(study: Study, counts: Sequence[int]) -> Figure:
         ax.set(xscale="log", xticks=counts, xlabel="DDIM steps $S$", ylabel=title)
         ax.set_xticklabels(counts)
         ax.minorticks_off()
-    axes[1].set(yscale="log", yticks=[0.3, 1, 3], yticklabels=["0.3", "1", "3"])
-    axes[1].minorticks_off()
+    axes[1].set_ylim(bottom=0)
     axes[0].legend()
     return fig
 

@@ -156,9 +156,9 @@ at_T = (by_x0[0, -1] / before.sqrt()).item(), variance[-1].item() / (1 - before)
 claim("Z-14", "Eq. 18 less Eq. 20 for t < T; at T, coefficient of x0 and variance over their limits", [apart, *at_T])
 claim("Z-15", "DDIM, eta = 1, against DDPM, 1000 steps from zero SNR", sample_steps.ddpm_less_ddim(fixed))
 claim("E-12", "one step to 0 against D, four samplers, four levels", sample_steps.single_step_error(), at_most=1e-12)
-say(
-    f"At T, Eq. 18 has the coefficients {by_eps[:, -1].tolist()} of $x_0$ and $\\epsilon$, Eq. 20 has {by_x0[:, -1].tolist()}."
-)
+forms = {"Eq. 18, with ε": by_eps, "Eq. 20, with x0": by_x0}
+rows = [(name, *coefficients[:, -1].tolist()) for name, coefficients in forms.items()]
+table(rows, {"the mean at T": "", "coefficient of x0": ".2e", "coefficient of ε": ".2e"})
 
 # %% [markdown]
 # ## Figure 4's question, on the trained model
