@@ -1,0 +1,1 @@
+"""What the findings compute and draw, one file a finding."""
