@@ -36,9 +36,16 @@ def scratch(out_dir: str | Path) -> Path:
     return ROOT.joinpath("scratch", *path.parts[path.is_absolute() :])
 
 
-def environment() -> dict[str, Any]:
-    """Where a result was computed; no times, so that the same run gives the same bytes."""
+def environment(precision: str = "") -> dict[str, Any]:
+    """Where a result was computed; no times, so that the same run gives the same bytes.
+
+    Args:
+        precision: that of params.yaml; where it is `auto`, the one that this machine chose is told.
+    """
     import torch
 
+    from zsnr.finetune.recipe import chosen_precision
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0]}
+    found = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0]}
+    return found | ({"precision": chosen_precision(precision)} if precision == "auto" else {})

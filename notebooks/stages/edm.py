@@ -101,6 +101,6 @@ plt.show()
 
 # %%
 (out / "training.json").write_text(
-    json.dumps({"sigma_data": sigma_data, "loss": histories, **lab.environment()}) + "\n"
+    json.dumps({"sigma_data": sigma_data, "loss": histories, **lab.environment(recipe["precision"])}) + "\n"
 )
 loop.clean(scratch)

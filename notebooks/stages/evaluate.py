@@ -110,4 +110,4 @@ if len(keep) and replica == 0:
             measure(cell.but(exact=True), evaluation.draw_exact(ideal, cell, samples, reference.shape[1:]))
 
 # %%
-store.save(out, rows, lab.environment())
+store.save(out, rows, lab.environment(precision))

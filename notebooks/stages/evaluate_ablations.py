@@ -126,4 +126,4 @@ for name, (variant, r) in plan.items():
         measure(model, cell.but(w=7.5, phi=0.7, space=find(variant).prediction), guided_samples)
 
 # %%
-store.save(out, rows, {"steps": steps, **lab.environment()})
+store.save(out, rows, {"steps": steps, **lab.environment(precision)})

@@ -168,6 +168,6 @@ facts = {
     "parameters": sum(p.numel() for p in trained.parameters()),
     "samples": samples,
     "held_out": len(y),
-    **lab.environment(),
+    **lab.environment(precision),
 }
 store.save(out, rows, facts)

@@ -62,4 +62,4 @@ for word in data.WORDS:
         print(f"{cell!s:46s} level {data.level(x).mean():+.2f}", flush=True)
 
 # %%
-store.save(out, rows, {"loss": history, "images": recipe["images"], **lab.environment()})
+store.save(out, rows, {"loss": history, "images": recipe["images"], **lab.environment(precision)})

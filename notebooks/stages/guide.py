@@ -199,5 +199,5 @@ rows += [store.Row({**evaluation.columns(cell), "replica": 0}, found) for cell, 
 rows.append(
     store.Row({"model": "data", "replica": 0}, tensors={"axes": axes.float(), "edited level": data.level(inputs)})
 )
-facts = {"directions": directions, "strengths": edits, "long": long, **lab.environment()}
+facts = {"directions": directions, "strengths": edits, "long": long, **lab.environment(precision)}
 store.save(out, rows, facts)

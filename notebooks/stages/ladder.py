@@ -56,4 +56,5 @@ for name, seed, always, r, start in ladder.rungs(whole, seeds, width, train.imag
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"rows": rows, "sigma_data": sigma_data, **lab.environment()}) + "\n")
+facts = {"rows": rows, "sigma_data": sigma_data, **lab.environment(recipe["precision"])}
+(out / "history.json").write_text(json.dumps(facts) + "\n")

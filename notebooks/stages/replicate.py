@@ -52,4 +52,4 @@ for name in plan:
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment(recipe["precision"])}) + "\n")

@@ -72,5 +72,5 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=recipe["images"], seed=seed)
-(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment(recipe["precision"])}) + "\n")
 loop.clean(scratch)

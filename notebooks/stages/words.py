@@ -50,4 +50,5 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"loss": {"zsnr": history}, **lab.environment()}) + "\n")
+facts = {"loss": {"zsnr": history}, **lab.environment(recipe["precision"])}
+(out / "history.json").write_text(json.dumps(facts) + "\n")
