@@ -36,16 +36,9 @@ def scratch(out_dir: str | Path) -> Path:
     return ROOT.joinpath("scratch", *path.parts[path.is_absolute() :])
 
 
-def environment(precision: str = "") -> dict[str, Any]:
-    """Where a result was computed; no times, so that the same run gives the same bytes.
-
-    Args:
-        precision: that of params.yaml; where it is `auto`, the one that this machine chose is told.
-    """
+def environment() -> dict[str, Any]:
+    """Where a result was computed; no times, so that the same run gives the same bytes."""
     import torch
 
-    from zsnr.finetune.recipe import chosen_precision
-
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0]}
-    return found | ({"precision": chosen_precision(precision)} if precision == "auto" else {})
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0]}

@@ -390,10 +390,10 @@ def test_a_checkpoint_of_auto_is_that_of_the_precision_it_chose(tmp_path, monkey
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_environment_tells_the_precision_that_the_machine_chose(monkeypatch):
+def test_a_result_tells_the_precision_that_the_machine_chose(monkeypatch):
     monkeypatch.setattr(recipe, "native_bf16", lambda device: True)
-    assert lab.environment("auto")["precision"] == "bf16"
-    assert "precision" not in lab.environment("bf16")
+    assert recipe.precision_facts("auto") == {"precision": "bf16"}
+    assert recipe.precision_facts("bf16") == {}
 
 
 def test_the_environment_does_not_name_a_build():

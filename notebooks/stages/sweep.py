@@ -50,7 +50,7 @@ from lab.measure.store import Row
 from lab.models import data
 from zsnr import edm
 from zsnr.finetune.loop import generator
-from zsnr.finetune.recipe import chosen_precision
+from zsnr.finetune.recipe import chosen_precision, precision_facts
 from zsnr.grids import karras
 from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, VE, VP
@@ -208,4 +208,4 @@ for name, model in models.items():
     print(f"{name:9s} asymmetry", *(f"{v:.3f}" for v in table["asymmetry"]))
 
 # %%
-store.save(out, rows, lab.environment(precision))
+store.save(out, rows, lab.environment() | precision_facts(precision))

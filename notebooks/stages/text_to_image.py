@@ -58,6 +58,7 @@ from lab.report import figures
 from zsnr import finetune
 from zsnr.audit import audit
 from zsnr.finetune.loop import clean
+from zsnr.finetune.recipe import precision_facts
 
 if bool(model) != bool(folder):
     raise ValueError(f"model = {model!r}, folder = {folder!r}: give both, or neither for the stand-in")
@@ -182,5 +183,7 @@ print(report)
 saved = {"flawed": start if not model else dataclasses.replace(recipe, zero_snr=False), **ways}
 for name, pipeline in pipelines.items():
     finetune.save(pipeline, out / name, saved[name])
-(out / "facts.json").write_text(json.dumps({**facts, **lab.environment(precision)}, indent=1) + "\n")
+(out / "facts.json").write_text(
+    json.dumps({**facts, **lab.environment(), **precision_facts(precision)}, indent=1) + "\n"
+)
 clean(scratch)

@@ -51,6 +51,11 @@ def chosen_precision(precision: str, device: str = "") -> str:
     return precision
 
 
+def precision_facts(precision: str) -> dict[str, str]:
+    """What to record with a result: the precision that this machine chose for `auto`; any other stands elsewhere."""
+    return {"precision": chosen_precision(precision)} if precision == "auto" else {}
+
+
 def option(default: Any, help: str) -> Any:
     """A field of a recipe, with its meaning, which is also what a command line says of it."""
     return dataclasses.field(default=default, metadata={"help": help})
@@ -99,7 +104,8 @@ class Recipe:
 
     def resolved(self) -> Self:
         """The recipe with the precision that this machine trains in, in place of `auto`."""
-        return dataclasses.replace(self, precision=chosen_precision(self.precision))
+        precision = chosen_precision(self.precision)
+        return self if precision == self.precision else dataclasses.replace(self, precision=precision)
 
     @property
     def steps(self) -> int:
