@@ -180,7 +180,7 @@ def test_dropout_is_set_everywhere():
         ({"clip": -1.0}, r"clip = -1\.0: must not be negative"),
         ({"augment": 1.1}, r"augment = 1\.1: a probability"),
         ({"augment": -0.1}, r"augment = -0\.1: a probability"),
-        ({"precision": "float16"}, "'float16'; choose float32 or bf16"),
+        ({"precision": "float16"}, "'float16'; choose auto or float32 or bf16"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(change, message, tmp_path):

@@ -304,8 +304,10 @@ def test_checkpointing_gives_the_same_gradients(recipe, xl):
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, LORA], ids=["full", "lora"])
-def test_bfloat16_computes_in_it_and_trains_float32(recipe, pipeline, folder, whole, low_rank, tmp_path):
-    recipe = dataclasses.replace(recipe, precision="bf16")
+def test_bfloat16_computes_in_it_and_trains_float32(recipe, pipeline, folder, whole, low_rank, tmp_path, monkeypatch):
+    monkeypatch.setattr("zsnr.finetune.recipe.native_bf16", lambda device: True)
+    recipe = dataclasses.replace(recipe, precision="auto").resolved()
+    assert recipe.precision == "bf16"
     net = tune._network(pipeline.unet, recipe)
     assert {p.dtype for p in net.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in net.parameters() if not p.requires_grad} <= {torch.bfloat16}

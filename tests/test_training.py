@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from lab.models import network, training
 from lab.models.network import ConditionalUNet
 from lab.models.training import ScheduleRecipe, fit, objective
 from zsnr import Schedule
-from zsnr.finetune import checkpoint, loop
+from zsnr.finetune import checkpoint, loop, recipe
 from zsnr.prediction import PREDICTIONS
 from zsnr.schedule import rescale_zero_terminal_snr, stable_diffusion
 
@@ -149,8 +150,10 @@ def test_the_number_of_pictures_is_rounded_up_to_whole_batches(tmp_path):
     assert history[-1][0] == 12
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_each_precision_trains_after_the_other(precision, tmp_path):
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "auto"])
+def test_each_precision_trains_after_the_other(precision, native, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "native_bf16", lambda device: native)
     lower = []
 
     class Watched(ConditionalUNet):
@@ -159,10 +162,10 @@ def test_each_precision_trains_after_the_other(precision, tmp_path):
             return super().forward(x, step, class_labels)
 
     fit(Scalar(), draw, SD, ScheduleRecipe("v", images=4, batch=4), tmp_path)
-    average, _ = fit(
-        Watched(widths=(16,)), draw, SD, ScheduleRecipe("v", images=8, batch=4, precision=precision), tmp_path
-    )
-    assert lower == [precision == "bf16"] * 2
+    asked = ScheduleRecipe("v", images=8, batch=4, precision=precision)
+    with pytest.warns(UserWarning, match="bf16 on a cpu") if precision == "bf16" and not native else nullcontext():
+        average, _ = fit(Watched(widths=(16,)), draw, SD, asked, tmp_path)
+    assert lower == [precision == "bf16" or (precision == "auto" and native)] * 2
     assert {w.dtype for w in average.parameters()} == {torch.float32}
 
 
@@ -184,7 +187,7 @@ def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
         ({"ema_halflife": 0}, SD, "ema_halflife = 0"),
         ({"offset_noise": -0.1}, SD, "offset_noise = -0.1"),
         ({"warmup": -1}, SD, "warmup = -1"),
-        ({"precision": "float16"}, SD, "'float16'; choose float32 or bf16"),
+        ({"precision": "float16"}, SD, "'float16'; choose auto or float32 or bf16"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(change, schedule, message, tmp_path):
@@ -359,6 +362,38 @@ def test_threads_are_set_or_left():
     lab.threads(before)
     with pytest.raises(ValueError, match="threads = -1"):
         lab.threads(-1)
+
+
+@pytest.mark.parametrize(("avx512", "amx", "gpu", "chosen"), [
+    (False, False, None, "float32"),
+    (True, False, None, "bf16"),
+    (False, True, None, "bf16"),
+    (False, False, True, "bf16"),
+    (True, True, False, "float32"),
+])  # fmt: skip
+def test_auto_is_bf16_where_the_gpu_or_else_the_cpu_has_it(avx512, amx, gpu, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu or including_emulation)
+    assert recipe.chosen_precision("auto") == chosen
+    assert recipe.chosen_precision("float32") == "float32"
+    with pytest.warns(UserWarning, match="give auto or float32") if chosen == "float32" else nullcontext():
+        assert recipe.chosen_precision("bf16") == "bf16"
+
+
+def test_a_checkpoint_of_auto_is_that_of_the_precision_it_chose(tmp_path, monkeypatch):
+    for native in (False, True):
+        monkeypatch.setattr(recipe, "native_bf16", lambda device, native=native: native)
+        for precision in ("auto", "bf16" if native else "float32"):
+            fit(Scalar(), draw, SD, ScheduleRecipe("v", images=4, batch=4, precision=precision), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_result_tells_the_precision_that_the_machine_chose(monkeypatch):
+    monkeypatch.setattr(recipe, "native_bf16", lambda device: True)
+    assert recipe.precision_facts("auto") == {"precision": "bf16"}
+    assert recipe.precision_facts("bf16") == {}
 
 
 def test_the_environment_does_not_name_a_build():

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lab.models.variants import find
 from zsnr.denoisers import Denoiser, NetworkDenoiser
 from zsnr.edm import EDMDenoiser, Preconditioned
+from zsnr.finetune.recipe import chosen_precision
 from zsnr.guidance import guided
 from zsnr.noise import generators, randn
 
@@ -44,13 +45,14 @@ def draw(
 
     Args:
         shape: (C, H, W) of a picture.
-        precision: float32, or bf16 for autocast to bfloat16.
+        precision: float32, bf16 for autocast to bfloat16, or auto; see `zsnr.finetune.recipe.chosen_precision`.
         dtype: of the state; noise is drawn in float32 whatever it is.
         batch: pictures at a time; 64 on a CPU (larger batches leave its cache, and are slower), 1000 on a GPU.
         device: the GPU where there is one.
         options: of the sampler, such as path or S_churn; generators are given to samplers that draw noise.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    lower = chosen_precision(precision, device) == "bf16"
     size = batch or (1000 if device == "cuda" else 64)
     batches = [seeds[k : k + size] for k in range(0, len(seeds), size)]
     stochastic = getattr(getattr(sampler, "func", sampler), "stochastic", False)  # of a partial's sampler, too
@@ -61,7 +63,7 @@ def draw(
         if start:
             x = start(x, part, own, float(grid[0]))
         fresh = {"generators": own} if stochastic else {}
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=lower):
             pictures.append(sampler(make_denoiser(part, device), x, grid, **fresh, **options).float().cpu())
     return torch.cat(pictures)
 

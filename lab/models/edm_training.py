@@ -134,6 +134,7 @@ def fit(
         The averaged F, and (pictures seen, mean loss since the entry before) about 50 times.
     """
     recipe.check()
+    recipe = recipe.resolved()
     if recipe.augment and "augment_labels" not in inspect.signature(network.forward).parameters:
         raise ValueError(
             f"augment = {recipe.augment} needs a network that takes augment_labels, such as AugmentedUNet: "

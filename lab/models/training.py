@@ -95,6 +95,7 @@ def fit(
     """
     check_prediction(recipe.prediction, schedule)
     recipe.check()
+    recipe = recipe.resolved()
 
     def loss(network: nn.Module, x0: Tensor, eps: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         return objective(network, x0, eps, t, conditions, schedule, recipe)

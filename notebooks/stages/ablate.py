@@ -48,6 +48,7 @@ import lab
 from lab import ROOT
 from lab.models import data, network, plans
 from lab.models.training import ScheduleRecipe
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -63,4 +64,6 @@ for name in plan:
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+(out / "history.json").write_text(
+    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
+)

@@ -45,6 +45,7 @@ from lab.models import data, network
 from lab.models.edm_training import EDMRecipe, fit, set_dropout
 from lab.report import figures
 from zsnr.finetune import loop
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 figures.style()
@@ -101,6 +102,9 @@ plt.show()
 
 # %%
 (out / "training.json").write_text(
-    json.dumps({"sigma_data": sigma_data, "loss": histories, **lab.environment()}) + "\n"
+    json.dumps(
+        {"sigma_data": sigma_data, "loss": histories, **lab.environment(), **precision_facts(recipe["precision"])}
+    )
+    + "\n"
 )
 loop.clean(scratch)

@@ -51,6 +51,7 @@ from lab.measure import evaluation, metrics, store
 from lab.models import backdrop, data, network, plans
 from lab.models.training import ScheduleRecipe
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, _ = lab.folders(out_dir)
@@ -110,4 +111,4 @@ if len(keep) and replica == 0:
             measure(cell.but(exact=True), evaluation.draw_exact(ideal, cell, samples, reference.shape[1:]))
 
 # %%
-store.save(out, rows, lab.environment())
+store.save(out, rows, lab.environment() | precision_facts(precision))

@@ -53,6 +53,7 @@ from lab.models.training import ScheduleRecipe
 from lab.models.variants import find
 from zsnr.denoisers import NetworkDenoiser
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import precision_facts
 from zsnr.prediction import cos_sin
 
 lab.threads(threads)
@@ -126,4 +127,4 @@ for name, (variant, r) in plan.items():
         measure(model, cell.but(w=7.5, phi=0.7, space=find(variant).prediction), guided_samples)
 
 # %%
-store.save(out, rows, {"steps": steps, **lab.environment()})
+store.save(out, rows, {"steps": steps, **lab.environment(), **precision_facts(precision)})

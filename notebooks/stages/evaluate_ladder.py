@@ -54,6 +54,7 @@ from lab.models.augment import augment as transformed
 from lab.models.edm_training import EDMRecipe, fit, loss_curve
 from zsnr import edm
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import precision_facts
 from zsnr.grids import karras
 from zsnr.path import EDM
 from zsnr.samplers import heun
@@ -169,5 +170,6 @@ facts = {
     "samples": samples,
     "held_out": len(y),
     **lab.environment(),
+    **precision_facts(precision),
 }
 store.save(out, rows, facts)

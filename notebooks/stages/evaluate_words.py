@@ -39,6 +39,7 @@ from lab.measure import evaluation, metrics, store
 from lab.measure.evaluation import Cell
 from lab.models import data, network, plans
 from lab.models.training import ScheduleRecipe
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, _ = lab.folders(out_dir)
@@ -62,4 +63,4 @@ for word in data.WORDS:
         print(f"{cell!s:46s} level {data.level(x).mean():+.2f}", flush=True)
 
 # %%
-store.save(out, rows, {"loss": history, "images": recipe["images"], **lab.environment()})
+store.save(out, rows, {"loss": history, "images": recipe["images"], **lab.environment(), **precision_facts(precision)})

@@ -50,6 +50,7 @@ from lab import ROOT
 from lab.models import data, network, training
 from lab.models.variants import find
 from zsnr.finetune import loop
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -73,5 +74,7 @@ print(f"{variant}: loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 network.save(
     out / "weights.safetensors", trained, variant=variant, prediction=kind.prediction, images=r.images, seed=seed
 )
-(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+(out / "history.json").write_text(
+    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
+)
 loop.clean(scratch)

@@ -47,6 +47,7 @@ from lab.measure.starts import picture_of, start_at
 from lab.models import data, network
 from lab.models.variants import VARIANTS
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, _ = lab.folders(out_dir)
@@ -199,5 +200,5 @@ rows += [store.Row({**evaluation.columns(cell), "replica": 0}, found) for cell, 
 rows.append(
     store.Row({"model": "data", "replica": 0}, tensors={"axes": axes.float(), "edited level": data.level(inputs)})
 )
-facts = {"directions": directions, "strengths": edits, "long": long, **lab.environment()}
+facts = {"directions": directions, "strengths": edits, "long": long, **lab.environment(), **precision_facts(precision)}
 store.save(out, rows, facts)

@@ -39,6 +39,7 @@ from lab import ROOT
 from lab.models import data, ladder
 from lab.models.edm_training import EDMRecipe, fit
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -56,4 +57,5 @@ for name, seed, always, r, start in ladder.rungs(whole, seeds, width, train.imag
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"rows": rows, "sigma_data": sigma_data, **lab.environment()}) + "\n")
+facts = {"rows": rows, "sigma_data": sigma_data, **lab.environment(), **precision_facts(recipe["precision"])}
+(out / "history.json").write_text(json.dumps(facts) + "\n")

@@ -50,6 +50,7 @@ from lab.measure.store import Row
 from lab.models import data
 from zsnr import edm
 from zsnr.finetune.loop import generator
+from zsnr.finetune.recipe import chosen_precision, precision_facts
 from zsnr.grids import karras
 from zsnr.noise import generators, randn
 from zsnr.path import ANGLE, EDM, VE, VP
@@ -171,7 +172,7 @@ for name in ("original", "edm"):
             own = generators(range(in_place))
             phi = math.atan(sigma)
             x = math.cos(phi) * y + math.sin(phi) * randn(y.shape, own)
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(device, torch.bfloat16, enabled=chosen_precision(precision, device) == "bf16"):
                 states = sweep.churn_in_place(denoiser, x, sigma, iterations, S_noise, own, max(1, iterations // 5))
             measures = {"std": [s.std().item() for s in states], "iterations": iterations}
             measures["saturated"] = [(s.abs() > 1.02).double().mean().item() for s in states]
@@ -207,4 +208,4 @@ for name, model in models.items():
     print(f"{name:9s} asymmetry", *(f"{v:.3f}" for v in table["asymmetry"]))
 
 # %%
-store.save(out, rows, lab.environment())
+store.save(out, rows, lab.environment() | precision_facts(precision))

@@ -15,7 +15,7 @@
 #
 # The parameters below are those of a run in seconds, which shows that all of it runs and teaches the stand-in nothing;
 # the results of the full run are in finding 16. For one's own model start from: `images` = 50,000 or more, `batch` = 64, `resolution` = 512, `lr` = 2e-5, `lora_lr` = 1e-4,
-# `precision` = "bf16", on a GPU; on several, `accelerate launch -m zsnr.finetune` does the same training.
+# `precision` = "auto", on a GPU; on several, `accelerate launch -m zsnr.finetune` does the same training.
 
 # %% tags=["parameters"]
 model = ""  # a folder or a Hub id; empty: the stand-in
@@ -58,6 +58,7 @@ from lab.report import figures
 from zsnr import finetune
 from zsnr.audit import audit
 from zsnr.finetune.loop import clean
+from zsnr.finetune.recipe import precision_facts
 
 if bool(model) != bool(folder):
     raise ValueError(f"model = {model!r}, folder = {folder!r}: give both, or neither for the stand-in")
@@ -182,5 +183,7 @@ print(report)
 saved = {"flawed": start if not model else dataclasses.replace(recipe, zero_snr=False), **ways}
 for name, pipeline in pipelines.items():
     finetune.save(pipeline, out / name, saved[name])
-(out / "facts.json").write_text(json.dumps({**facts, **lab.environment()}, indent=1) + "\n")
+(out / "facts.json").write_text(
+    json.dumps({**facts, **lab.environment(), **precision_facts(precision)}, indent=1) + "\n"
+)
 clean(scratch)

@@ -40,6 +40,7 @@ import lab
 from lab import ROOT
 from lab.models import data, network, training
 from zsnr.finetune import loop
+from zsnr.finetune.recipe import precision_facts
 from zsnr.schedule import stable_diffusion
 
 lab.threads(threads)
@@ -72,5 +73,7 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=recipe["images"], seed=seed)
-(out / "history.json").write_text(json.dumps({"loss": history, **lab.environment()}) + "\n")
+(out / "history.json").write_text(
+    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
+)
 loop.clean(scratch)

@@ -37,6 +37,7 @@ import lab
 from lab import ROOT
 from lab.models import data, network, plans
 from lab.models.training import ScheduleRecipe
+from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -50,4 +51,5 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(json.dumps({"loss": {"zsnr": history}, **lab.environment()}) + "\n")
+facts = {"loss": {"zsnr": history}, **lab.environment(), **precision_facts(recipe["precision"])}
+(out / "history.json").write_text(json.dumps(facts) + "\n")

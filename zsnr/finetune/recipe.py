@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import sys
-from typing import Any, ClassVar
+import warnings
+from typing import Any, ClassVar, Self
+
+import torch
 
 from zsnr.finetune import lora
 
@@ -15,6 +18,42 @@ KINDS: dict[type, tuple[type, str]] = {
     float: (numbers.Real, "a finite number"),
     str: (str, "a word"),
 }
+
+
+PRECISIONS = (
+    "float32, bf16 for autocast to bfloat16, or auto: bf16 where the device has it natively, else float32; trained "
+    "weights are float32 in all"
+)
+
+
+def native_bf16(device: str) -> bool:
+    """Whether a GPU (device `cuda`), or else the CPU, has instructions for products of bfloat16 matrices."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def chosen_precision(precision: str, device: str = "") -> str:
+    """float32 or bf16: for `auto`, bf16 where the device has it natively; any other is as given.
+
+    Args:
+        device: its type; a GPU where there is one, if left out.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if precision == "auto":
+        return "bf16" if native_bf16(device) else "float32"
+    if precision == "bf16" and not native_bf16(device):
+        warnings.warn(
+            f"precision bf16 on a {device} without native bfloat16, where it can take 20 times as long as float32: "
+            "give auto or float32",
+            stacklevel=2,
+        )
+    return precision
+
+
+def precision_facts(precision: str) -> dict[str, str]:
+    """What to record with a result: the precision that this machine chose for `auto`; any other stands elsewhere."""
+    return {"precision": chosen_precision(precision)} if precision == "auto" else {}
 
 
 def option(default: Any, help: str) -> Any:
@@ -35,13 +74,13 @@ class Recipe:
     warmup: int = option(5_000, "pictures over which lr rises")
     ema_halflife: int = option(5_000, "half-life, in pictures, of the average of the weights that is returned")
     clip: float = option(0.0, "norm that gradients are clipped to; 0 for none")
-    precision: str = option("float32", "float32, or bf16 for autocast to bfloat16; trained weights are float32 in both")
+    precision: str = option("float32", PRECISIONS)
     seed: int = option(0, "of everything that is drawn")
 
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("images", "batch", "lr", "ema_halflife")
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("warmup", "clip", "seed")
     SHARES: ClassVar[tuple[str, ...]] = ()
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"precision": ("float32", "bf16")}
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"precision": ("auto", "float32", "bf16")}
 
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
@@ -62,6 +101,11 @@ class Recipe:
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose {' or '.join(choices)}")
+
+    def resolved(self) -> Self:
+        """The recipe with the precision that this machine trains in, in place of `auto`."""
+        precision = chosen_precision(self.precision)
+        return self if precision == self.precision else dataclasses.replace(self, precision=precision)
 
     @property
     def steps(self) -> int:
@@ -92,6 +136,7 @@ class FineTune(Recipe):
     lr: float = option(2e-5, "AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
     ema_halflife: int = option(10_000, "half-life, in pictures, of the average of the weights that is returned")
     clip: float = option(1.0, "norm that gradients are clipped to; 0 for none")
+    precision: str = option("auto", PRECISIONS)
     zero_snr: bool = option(True, "Algorithm 1, v-prediction, trailing steps; if not, on as the pipeline is, a control")
     accumulate: int = option(1, "micro-batches that each process's share of a batch is split into, for memory")
     unconditional: float = option(0.1, "probability that a caption is dropped, for guidance")

@@ -52,7 +52,7 @@ def fine_tune(
         it, and the other parts of the given pipeline; and (pictures seen, mean loss since the entry before).
     """
     recipe.check()
-    recipe = pipelines.fitted(recipe, pipeline)
+    recipe = pipelines.fitted(recipe.resolved(), pipeline)
     aim, scheduler = pipelines.training_target(pipeline, recipe.zero_snr)
     accelerator = Accelerator()
     loop.check_launch(accelerator, recipe, recipe.accumulate)
@@ -125,7 +125,7 @@ def save(pipeline: DiffusionPipeline, out: str | Path, recipe: FineTune) -> None
     out = Path(out)
     if Accelerator().is_main_process:
         check_out(out, replace=True)
-        recipe = pipelines.with_resolution(recipe, pipeline)
+        recipe = pipelines.with_resolution(recipe.resolved(), pipeline)
         if not all(p.isfinite().all() for p in pipeline.unet.parameters()):
             raise FloatingPointError(f"the UNet's weights are not finite in {pipeline.unet.dtype}: nothing is saved")
         remedy = "the result: free some, and start again with the same scratch, which holds the finished training"
