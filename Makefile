@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env repro record test kill mutants peers versions notebooks docs bench lint
+.PHONY: help env dev lock repro record test kill mutants peers versions notebooks docs bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -14,37 +14,55 @@ help:  ## this list
 
 env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to choose the interpreter)
 
+dev: .venv/.dev  ## add to it what tests, style checks and the site need
+
+# torch by pip, and first: an index may have its CPU build where only pip looks. Then uv, which takes a tenth of pip's time;
+# where it cannot be had, or cannot install, pip does it all. Without bytecode: Python compiles what is imported.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+define install
+	$(PIP) $(UV) 2> /dev/null && $(BIN)/uv pip install -q --python $(BIN)/python -r $(1) || $(PIP) -r $(1)
+endef
+UV := uv==0.13.9
+
 .venv/.installed: requirements.lock pyproject.toml
 	@[[ -n "$(PYTHON)" ]] || { echo "No Python >= 3.11 with venv found: install one, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@[[ -x $(BIN)/pip ]] || { echo "env 1/4: .venv from $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
 	@echo "env 2/4: torch"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $$(grep '^torch==' requirements.lock)
-	@echo "env 3/4: $$(grep -c == requirements.lock) locked packages (about two minutes)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(PIP) $$(grep '^torch==' requirements.lock)
+	@echo "env 3/4: $$(grep -c == requirements.lock) locked packages"
+	@$(call install,requirements.lock)
 	@echo "env 4/4: zsnr"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@$(PIP) --no-deps -e .
 	@touch $@
+
+.venv/.dev: requirements-test.lock .venv/.installed
+	@echo "dev: $$(grep -c == requirements-test.lock) packages more"
+	@$(call install,requirements-test.lock)
+	@touch $@
+
+lock: dev  ## after a change of pyproject.toml: install what it asks for, and write both lock files
+	@$(BIN)/python -m pipeline.lock
 
 docs: env  ## put the table and figures of the full profile on the repository's page
 	@cp results/claims.md docs/; rm -f docs/*.png
 	@for png in results/full/findings/*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
 
-repro: env  ## restore what is cached, run the rest, print the claims table
+repro: env  ## restore what is cached, run the rest, say in ten lines what came out
 	@$(BIN)/python -m pipeline.repro
 
 record: env  ## after a run: keep its results in dvcstore/, and nothing that no stage needs
 	@$(BIN)/python -m pipeline.record
 
-test: env  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
+test: dev  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
 
-kill: env  ## kill trainings at 100 random moments, and see that nothing is lost
+kill: dev  ## kill trainings at 100 random moments, and see that nothing is lost
 	@$(BIN)/python tests/kill.py
 
-mutants: env  ## change constants of zsnr one at a time, and see the claims' checks flip
+mutants: dev  ## change constants of zsnr one at a time, and see the claims' checks flip
 	@$(BIN)/python tests/mutants.py
 
-peers: env  ## diffusers' own tests with our scheduler, from a checkout of diffusers in .peers/diffusers
+peers: dev  ## diffusers' own tests with our scheduler, from a checkout of diffusers in .peers/diffusers
 	@$(BIN)/python tests/peers
 
 notebooks: env  ## execute every notebook pair again, with default parameters
@@ -56,5 +74,5 @@ bench: env  ## time and error against diffusers, and against k-diffusion, azula 
 versions: env  ## run the tests on the oldest and newest versions, on each Python that is found
 	@$(BIN)/python -m pipeline.versions
 
-lint: env  ## put the code in order, then check style and types
+lint: dev  ## put the code in order, then check style and types
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

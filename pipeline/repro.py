@@ -1,4 +1,4 @@
-"""`make repro`: restore what is cached, run the rest, and show what came out.
+"""`make repro`: restore what is stored, run the rest, and say in ten lines what came out.
 
 Stored objects and raw data are checked first: DVC trusts a local remote, and would restore a truncated object
 as it is; and it takes damaged raw data for new data, and records the new hash. One run at a time; a signal ends it,
@@ -11,15 +11,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from lab.report.claims import words
 from pipeline import parameters, stopping
@@ -29,7 +27,12 @@ DVC = [sys.executable, "-m", "dvc"]
 # a DVC that ends with the process that started it
 BOUND_DVC = "import sys, dvc.cli, pipeline.stopping as s; s.end_with(int(sys.argv.pop(1))); sys.exit(dvc.cli.main())"
 LINE = re.compile(r"(Running|Pulling data for) stage:? '(.+?)'|Stage '(.+?)' (is cached|didn't change)")
-OUTCOME = {"Running": "executed", "didn't change": "unchanged"}  # anything else: restored
+START = "notebooks/00_start_here.ipynb"
+GO_ON = (
+    "If a file is missing, `git checkout dvcstore` brings it back.\n"
+    "If a kill cut off one that DVC was writing: `git checkout dvc.lock`, or `rm .dvc/tmp/rwlock`.\n"
+    "Finished stages are kept: `make repro` goes on from there."
+)
 
 
 def settings(root: Path, *names: str) -> configparser.ConfigParser:
@@ -109,64 +112,78 @@ def check_data(root: Path) -> None:
                 )
 
 
-def pipeline(root: Path) -> str:
-    """Run `dvc repro --pull`, passing its output on; return how many stages it ran, restored and left."""
+def stages(root: Path) -> dict[str, bool]:
+    """Every stage by name, and whether all that it writes is there."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+    try:
+        with Repo(str(root)) as repo:
+            every = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
+            return {stage.name: all(out.exists for out in stage.outs) for stage in every}
+    except DvcException as error:
+        raise Refused(f"{error}\n{GO_ON}") from error
+
+
+def dvc(root: Path, *words: str) -> Generator[str, None, None]:
+    """The lines that a DVC command prints. It ends with this process; its status is checked."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     env = {**os.environ, "PATH": path, stopping.QUIET: "1"}  # stages call `python`: this one
-    outcomes: dict[str, str] = {}
-    command = [sys.executable, "-c", BOUND_DVC, str(os.getpid()), "repro", "--pull"]
+    command = [sys.executable, "-c", BOUND_DVC, str(os.getpid()), *words]
     # a group of its own, which can be ended whole, and to which the terminal's Ctrl-C does not go
     with subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
-            for line in process.stdout or ():
-                print(line, end="", flush=True)
-                if match := LINE.match(line):
-                    action, name, other, how = match.groups()
-                    outcomes[name or other] = OUTCOME.get(action or how, "restored")
+            yield from process.stdout or ()
         except BaseException:
             stopping.end_group(process)
             raise
     if process.returncode:
         raise Refused(
-            f"The pipeline stopped (`dvc repro --pull`, status {process.returncode}), see above.\n"
-            "If a file is missing, `git checkout dvcstore` brings it back.\n"
-            "If a kill cut off one that DVC was writing: `git checkout dvc.lock`, or `rm .dvc/tmp/rwlock`.\n"
-            "Finished stages are kept: `make repro` goes on from there."
+            f"The pipeline stopped (`dvc {' '.join(words)}`, status {process.returncode}), see above.\n{GO_ON}"
         )
-    counts = Counter(outcome for name, outcome in outcomes.items() if not name.endswith(".dvc"))
+
+
+def pipeline(root: Path) -> str:
+    """Restore what is stored and run the rest, a line for each stage; return how many it ran, restored and left."""
+    there = stages(root)
+    if not all(there.values()):
+        print(f"Restoring {list(there.values()).count(False)} of {len(there)} stages", flush=True)
+        # all at once, which takes a tenth of the time; what is not stored is for the next command to run
+        with suppress(Refused):
+            list(dvc(root, "pull", "--quiet"))
+    outcomes: dict[str, str] = {}
+    running = False
+    with closing(dvc(root, "repro", "--pull")) as lines:
+        for line in lines:
+            if match := LINE.match(line):
+                action, pulled, other, how = match.groups()
+                name, running = pulled or other, action == "Running"
+                if name in there:
+                    kept = there[name] and how == "didn't change"
+                    outcomes[name] = "executed" if running else "unchanged" if kept else "restored"
+                    progress(len(outcomes), len(there), name, running)
+            elif running := running and not line.endswith(" lock file 'dvc.lock'\n"):  # what the stage says
+                print(line, end="", flush=True)
+    counts = Counter(outcomes.values())
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("executed", "restored", "unchanged"))
 
 
-def table(rows: list[dict[str, Any]], width: int) -> str:
-    """The claims that have a verdict, a line each, and how many there are of each verdict."""
-    fields = ("id", "verdict", "expected", "measured", "notebook")
-    cells = [["" if row.get(f) is None else str(row[f]) for f in fields] for row in rows]
-    cells = [[*row[:4], Path(row[4]).stem] for row in cells]
-    cells = [list(fields), *(row for row in cells if row[1] != "pending")]
-    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sizes[1] = min(sizes[1], width // 3)
-    room = max(width - sizes[0] - sizes[1] - sizes[4] - 2 * 4, 16)  # for expected and measured
-    sizes[2] = min(sizes[2], max(room // 2, room - sizes[3]))
-    sizes[3] = min(sizes[3], room - sizes[2])
-    lines = ["  ".join(map(fit, row, sizes)).rstrip() for row in cells]
+def progress(n: int, total: int, name: str, running: bool) -> None:
+    """Stage n of all: in place on a terminal; elsewhere a line for each stage that runs, and for each quarter."""
+    line = f"{n}/{total} {name}{': running' * running}"
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="\n" * (running or n == total), flush=True)
+    elif running or n * 4 // total > (n - 1) * 4 // total:
+        print(line, flush=True)
+
+
+def verdicts(rows: Sequence[Mapping[str, str]]) -> str:
+    """How many verdicts there are of each kind, and which claims are contradicted."""
     counts = Counter(word for row in rows for word in words(row))
+    against = [f"{row['id']} ({row['verdict']})" for row in rows if "contradicted" in words(row)]
     total = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-    return "\n".join([*lines, f"{len(rows)} claims: {total}"])
-
-
-def fit(text: str, size: int) -> str:
-    """`text` in exactly `size` columns of one line."""
-    text = " ".join(text.split())
-    return text.ljust(size) if len(text) <= size else text[: size - 1] + "…"
-
-
-def places(root: Path) -> str:
-    """Where to look next."""
-    lines = ["The claims in full: results/claims.md", "The main figures: docs/"]
-    for what, suffix in (("Figures", ".png"), ("Executed notebooks", ".ipynb")):
-        found = Counter(path.relative_to(root).parts[1] for path in root.glob(f"results/*/**/*{suffix}"))
-        lines += [f"{what}: results/{profile}/ ({n})" for profile, n in sorted(found.items())]
-    return "\n".join(lines)
+    return f"{len(rows)} claims: {total}\nContradicted: {', '.join(against) or 'none'}"
 
 
 def main() -> int:
@@ -178,13 +195,12 @@ def main() -> int:
         with only_one(ROOT):
             check_remote(ROOT)
             check_data(ROOT)
-            stages = pipeline(ROOT)
-        rows = json.loads((ROOT / "results/claims.json").read_text())
+            done = pipeline(ROOT)
+        rows = json.loads((ROOT / "results/claims.json").read_text(encoding="utf-8"))
     except (Refused, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    width = shutil.get_terminal_size((100, 24)).columns
-    print(f"\n{table(rows, width)}\n\nStages: {stages}\n{places(ROOT)}")
+    print(f"\n{verdicts(rows)}\nStages: {done}\nNext, open {START}: .venv/bin/jupyter lab {START}")
     return 0
 
 

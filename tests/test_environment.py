@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock, environment.yml and what is installed say the same."""
+"""pyproject.toml, both lock files, environment.yml and what is installed say the same."""
 
 import importlib.metadata
 import re
@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from ruamel.yaml import YAML
 
-from pipeline import versions
+from pipeline import lock, versions
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,11 +26,36 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked() -> dict[str, Version]:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
-    assert all(equals and version for _, equals, version in pins), "the lock holds name==version only"
+def locked(*files: str) -> dict[str, Version]:
+    lines = [line for file in files or (lock.REPRO, lock.TEST) for line in (ROOT / file).read_text().splitlines()]
+    pins = [line.partition("==") for line in lines if line and not line.startswith(("#", "-r "))]
+    assert all(equals and version for _, equals, version in pins), "a lock holds name==version only"
     return {canonical(name): Version(version) for name, _, version in pins}
+
+
+def test_both_locks_are_what_make_lock_writes():
+    """All that is needed, nothing else, each package in one of the two, and no local version: 2.13.0 of 2.13.0+cpu."""
+    assert lock.texts() == {file: (ROOT / file).read_text() for file in (lock.REPRO, lock.TEST)}
+    assert locked(lock.REPRO).keys().isdisjoint(locked(lock.TEST))
+    assert str(locked(lock.REPRO)["torch"]) == "2.13.0"
+
+
+def test_reproducing_takes_no_tool_of_the_tests():
+    assert not {"pytest", "nbval", "mypy", "ruff", "hypothesis"} & locked(lock.REPRO).keys()
+    assert {"dvc", "jupyterlab", "papermill"} <= locked(lock.REPRO).keys()
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["nbval"], {"pytest", "coverage"}),
+        (["requests"], {"urllib3"}),
+        (["jsonschema[format-nongpl]"], {"rfc3987-syntax"}),
+    ],
+)
+def test_what_a_package_needs_is_locked_with_it(texts, named):
+    assert {canonical(Requirement(text).name) for text in texts} | named <= lock.closure(texts)
+    assert "rfc3987-syntax" not in lock.closure(["jsonschema"])
 
 
 def test_conda_brings_an_interpreter_that_the_package_supports_and_pip_the_rest():
@@ -50,11 +75,6 @@ def test_every_dependency_is_locked_within_its_range(requirement):
     assert locked()[canonical(requirement.name)] in requirement.specifier
 
 
-def test_the_lock_has_no_local_versions():
-    """2.13.0+cpu is not on the public index, and 2.13.0 is satisfied by it."""
-    assert not [name for name, version in locked().items() if version.local]
-
-
 def test_the_lock_installs_on_the_oldest_python():
     """A patch release counts: Debian 12 has 3.11.2."""
     oldest = Version(str(PROJECT["requires-python"]).removeprefix(">="))
@@ -65,7 +85,7 @@ def test_the_lock_installs_on_the_oldest_python():
 def test_the_lock_is_what_is_installed():
     both = {name: (version, Version(importlib.metadata.version(name))) for name, version in locked().items()}
     wrong = {name: pair for name, pair in both.items() if len({version.public for version in pair}) == 2}
-    assert not wrong, "run make env, or lock again (see the head of requirements.lock)"
+    assert not wrong, "run make dev, or make lock"
 
 
 @pytest.mark.parametrize(("name", "bounds"), versions.declared().items())

@@ -1,5 +1,6 @@
-"""`make repro` says what to do where something is missing or damaged, and shows the claims."""
+"""`make repro` says what to do where something is missing or damaged, and what came out."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,11 +19,10 @@ CONFIG = """
 ['remote "store"']
     url = ../dvcstore
 """
-FIELDS = ("id", "verdict", "expected", "measured", "notebook")
 CLAIMS = [
-    dict(zip(FIELDS, ("Z-01", "reproduced", 0.068265, 0.06826, "notebooks/01_x.ipynb"), strict=True)),
-    dict(zip(FIELDS, ("Z-02", "exact: reproduced; trained: inconclusive", "w " * 40, "v " * 40, None), strict=True)),
-    dict(zip(FIELDS, ("E-01", "pending", 1, None, None), strict=True)),
+    {"id": "Z-01", "verdict": "reproduced"},
+    {"id": "Z-02", "verdict": "exact: reproduced; trained: contradicted"},
+    {"id": "E-01", "verdict": "pending"},
 ]
 
 
@@ -207,21 +207,38 @@ def test_what_a_kill_cuts_off_is_named(root, name, remedy):
     assert repro.pipeline(root) == "0 executed, 1 restored, 0 unchanged"
 
 
-@pytest.mark.parametrize("width", [70, 100, 300])
-def test_the_table_fits_the_terminal(width):
-    head, *rows, total = repro.table(CLAIMS, width).splitlines()
-    assert head.split() == ["id", "verdict", "expected", "measured", "notebook"]
-    assert [row.split()[0] for row in rows] == ["Z-01", "Z-02"], "pending claims are only counted"
-    assert rows[0].endswith("01_x")
-    assert max(map(len, [head, *rows])) <= width
-    assert total == "3 claims: 2 reproduced, 1 inconclusive, 1 pending"
-    assert repro.table(CLAIMS[2:], width).endswith("1 claims: 1 pending")
+def test_verdicts_are_counted_and_contradictions_named():
+    assert repro.verdicts(CLAIMS) == (
+        "3 claims: 2 reproduced, 1 contradicted, 1 pending\n"
+        "Contradicted: Z-02 (exact: reproduced; trained: contradicted)"
+    )
+    assert repro.verdicts(CLAIMS[2:]) == "1 claims: 1 pending\nContradicted: none"
 
 
-def test_the_way_to_figures_and_notebooks_is_shown(tmp_path):
-    for name in ("full/study/a.png", "full/b.png", "full/study.ipynb", "smoke/study.ipynb"):
-        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "results" / name).touch()
-    text = repro.places(tmp_path)
-    assert "Figures: results/full/ (2)" in text
-    assert "Executed notebooks: results/smoke/ (1)" in text
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_line_that_changes_or_a_few_lines(monkeypatch, capsys, terminal):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    for n in range(1, 41):
+        repro.progress(n, 40, f"stage-{n}", running=n == 7)
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    if terminal:
+        assert "\r\033[K40/40 stage-40\n" in out
+        assert out.count("\n") == 2, "one under the stage that ran, one under the last"
+    else:
+        assert lines == [f"{n}/40 stage-{n}{': running' * (n == 7)}" for n in (7, 10, 20, 30, 40)]
+
+
+def test_a_run_says_in_ten_lines_what_came_out(root):
+    """With the output of the one stage that ran, and where to go on."""
+    (root / "results").mkdir()
+    (root / "results/claims.json").write_text(json.dumps(CLAIMS))
+    forget(root)
+    command = "echo a stage speaks && cp data/raw/a.txt out"
+    (root / "dvc.yaml").write_text(f"stages: {{copy: {{cmd: {command}, deps: [data/raw], outs: [out]}}}}")
+    out = start(root).communicate()[0]
+    assert "1/1 copy: running\n" in out
+    assert "a stage speaks\n" in out
+    assert "Stages: 1 executed, 0 restored, 0 unchanged\n" in out
+    assert out.splitlines()[-1].startswith(f"Next, open {repro.START}")
+    assert len(out.splitlines()) <= 10
