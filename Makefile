@@ -25,9 +25,8 @@ env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to c
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-docs: env  ## put the table and figures of the full profile on the repository's page
-	@cp results/claims.md docs/; rm -f docs/*.png
-	@for png in results/full/findings/*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+docs: env  ## write docs/claims.md and the README's table of findings, and copy the full profile's figures to docs/
+	@$(BIN)/python -m lab.report.page
 
 repro: env  ## restore what is cached, run the rest, print the claims table
 	@$(BIN)/python -m pipeline.repro
