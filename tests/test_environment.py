@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = YAML(typ="safe").load(ROOT / "environment.yml")
 EXTRAS = PROJECT["optional-dependencies"]
+SITE = EXTRAS.pop("site")  # exact versions, installed apart
 NEEDS = {Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts}
 RANGES = sorted((need for need in NEEDS if need.name != "zsnr"), key=str)  # less extras that hold other extras
 TRIED = versions.read(versions.TABLE.read_text(encoding="utf-8"))
@@ -26,8 +27,8 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked() -> dict[str, Version]:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+def locked(lock: str = "requirements.lock") -> dict[str, Version]:
+    lines = (ROOT / lock).read_text().splitlines()
     pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
     assert all(equals and version for _, equals, version in pins), "the lock holds name==version only"
     return {canonical(name): Version(version) for name, _, version in pins}
@@ -48,6 +49,12 @@ def test_importing_the_package_needs_two_libraries():
 def test_every_dependency_is_locked_within_its_range(requirement):
     assert requirement.specifier, "give a range"
     assert locked()[canonical(requirement.name)] in requirement.specifier
+
+
+def test_the_sites_packages_are_locked_apart():
+    site = locked("requirements-site.lock")
+    assert {f"{need.name}=={site[canonical(need.name)]}" for need in map(Requirement, SITE)} == set(SITE)
+    assert not set(site) & set(locked())
 
 
 def test_the_lock_has_no_local_versions():
