@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env dev lock repro record test kill mutants peers versions notebooks docs bench lint
+.PHONY: help env dev lock repro record test kill mutants peers versions notebooks docs site bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -43,9 +43,20 @@ UV := uv==0.13.9
 lock: dev  ## after a change of pyproject.toml: install what it asks for, and write both lock files
 	@$(BIN)/python -m pipeline.lock
 
-docs: env  ## put the table and figures of the full profile on the repository's page
-	@cp results/claims.md docs/; rm -f docs/*.png
-	@for png in results/full/findings/*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+docs: env  ## write docs/claims.md and the README's table of findings, and copy the full profile's figures to docs/
+	@$(BIN)/python -m lab.report.page
+
+site: env build/sphinx/.installed  ## build/site: findings as executed, guide, API and claims as pages that need no network
+	@rm -rf build/site
+	@PYTHONPATH=$(CURDIR)/build/sphinx:$(CURDIR) $(BIN)/python -m sphinx -qEW --keep-going -c docs -d build/doctrees . build/site
+	@$(BIN)/python tests/site.py build/site
+	@echo "open build/site/index.html"
+
+build/sphinx/.installed: requirements-site.lock
+	@rm -rf build/sphinx
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target build/sphinx -r $< || { \
+		echo "make site needs the $$(grep -c == $<) packages of $< (Sphinx and others), which pip could not get: once, it needs a network"; exit 1; }
+	@touch $@
 
 repro: env  ## restore what is cached, run the rest, say in ten lines what came out
 	@$(BIN)/python -m pipeline.repro

@@ -23,7 +23,6 @@ from lab.report.claims import (
     summary,
     table,
     to_json,
-    to_markdown,
     verdict,
     verdicts,
     words,
@@ -87,12 +86,23 @@ def test_yaml_lists_no_id_twice():
 def test_entries_are_complete_and_short():
     for id, c in claims().items():
         text = {k: v for k, v in c.items() if k != "primary"}
-        assert {"id", "paper", "where", "statement", "expected"} <= set(text) <= {*text, "out_of_reach"}, id
+        assert {"id", "name", "paper", "where", "statement", "expected"} <= set(text), id
+        assert set(text) <= {"id", "name", "paper", "where", "statement", "expected", "figure", "out_of_reach"}, id
         assert ("primary" in c) != ("out_of_reach" in c), id  # decided by a check, or by none
         assert all(isinstance(v, str) and v.strip() and "\n" not in v for v in text.values()), id
         assert c["paper"] == {"Z": "ZSNR", "E": "EDM"}[id[0]]
         assert len(c["statement"]) <= 160, id
+        assert len(c["name"]) <= 50, id
+        assert not c["name"].endswith("."), id
         assert "|" not in c["statement"], id
+
+
+def test_a_claims_figure_is_one_that_a_finding_draws():
+    findings = Path(__file__).parents[1] / "notebooks/findings"
+    figures = [c["figure"].split("/") for c in claims().values() if "figure" in c]
+    assert len(figures) > 30
+    for notebook, name in figures:
+        assert f'out, "{name}")' in (findings / f"{notebook}.py").read_text(), (notebook, name)
 
 
 def test_only_what_no_toy_can_stand_for_is_out_of_reach():
@@ -449,44 +459,67 @@ def test_row_shows_what_was_measured(two_scopes):
     beside = of(4.0359931e-05, equal=4.035993e-05, rel=2e-5, note="why", notebook="01")
     r = row(q, p, beside)
     assert r["measured"] == "exact: p 0.123457; trained: q 0.5 [0.1111, 0.25]"
-    assert r["band"] == "exact: <= 1; trained: >= 0"
     assert (r["verdict"], r["notebook"]) == ("exact: reproduced; trained: direction", "01, 07")
-    assert r["why"] == "more; exact: exactly; trained: its sign"
-    assert r["beside"] == "x 4.03599e-05, = 4.035993e-05 (rel 2e-05): holds (why)"
+    first, second, last = r["checks"]  # the primary ones first
+    assert (first["scope"], first["value"], first["band"], first["outcome"]) == ("exact", "0.123457", "<= 1", "holds")
+    assert (first["why"], first["note"], first["verdict"]) == ("exactly", "more", "reproduced")
+    assert (second["short"], second["band"], second["decides"]) == ("0.5 [0.111, 0.25]", ">= 0", "")
+    assert (last["scope"], last["value"], last["band"]) == ("", "4.03599e-05", "= 4.035993e-05 (rel 2e-05)")
+    assert [c["notebook"] for c in r["checks"]] == ["07", "01", "01"]
     # what would decide it is said where nothing does
-    assert row(replace(q, interval=(-1, 1)))["why"] == "exact: exactly; trained: its sign; more pictures"
+    assert row(replace(q, interval=(-1, 1)))["checks"][0]["decides"] == "more pictures"
+    assert row(q)["pending"] == ["exact"]
 
 
 def test_a_row_shows_its_one_scope_plainly():
     r = row(Check("Z-01", "digits that agree in float32, of 6 numbers", 5))
-    assert (r["measured"], r["band"]) == ("digits that agree in float32, of 6 numbers 5", "= 6 (exact)")
-    assert r["verdict"] == "contradicted"
+    assert (r["measured"], r["verdict"]) == ("digits that agree in float32, of 6 numbers 5", "contradicted")
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "reason"),
+    [
+        (6, None, "P: has to be at most 1, but is not."),
+        (1, None, "P: has to be at most 1, and is."),
+        (0.5, (0, 1), "P: has to be at most 1, and the whole interval is."),
+        (0.5, (0, 2), "P: has to be at most 1, but the interval crosses that bound."),
+        (2.5, (2, 3), "P: has to be at most 1, but the whole interval lies outside."),
+        ([1, 0], None, "P: has to be at most 1, and both are."),
+        ([1, 0, 3], None, "P: has to be at most 1, but 1 of 3 are not."),
+    ],
+)
+def test_a_reason_is_one_sentence_about_value_and_band(monkeypatch, two_scopes, value, interval, reason):
+    monkeypatch.setitem(lab.report.claims.claims()["Z-01"]["primary"]["exact"], "what", "p ")
+    found = row(Check("Z-01", "p ", value, interval=interval))["checks"][0]["reason"]
+    assert found == reason.replace("P:", "P :")
 
 
 @pytest.mark.parametrize(
     ("check", "text"),
     [
-        (of([True, 3], equal=1), "x (yes, 3) (1 of 2 hold), = 1 (exact): contradicts"),
-        (of(1, equal=1, rel=0.1, abs=0.2), "x 1, = 1 (rel 0.1 or abs 0.2): holds"),
-        (of([1, 2], equal=[1, 2]), "x (1, 2), = (1, 2) (exact): holds"),
-        (of(NAN, at_most=1), "x nan, <= 1: contradicts"),
-        (of(list(range(50)), at_most=48), "x (0, 1, 2, 3, ..., 48, 49) (49 of 50 hold), <= 48: contradicts"),
+        (of([True, 3], equal=1), "(yes, 3) (1 of 2 hold), = 1 (exact): contradicts"),
+        (of(1, equal=1, rel=0.1, abs=0.2), "1, = 1 (rel 0.1 or abs 0.2): holds"),
+        (of([1, 2], equal=[1, 2]), "(1, 2), = (1, 2) (exact): holds"),
+        (of(NAN, at_most=1), "nan, <= 1: contradicts"),
+        (of(list(range(50)), at_most=48), "(0, 1, 2, 3, ..., 48, 49) (49 of 50 hold), <= 48: contradicts"),
         (
             of([0.5] * 2, at_least=0, at_most=1, interval=[(0, 1), (0.25, 2)]),
-            "x (0.5 [0, 1], 0.5 [0.25, 2]) (1 of 2 hold), >= 0 and <= 1: inconclusive",
+            "(0.5 [0, 1], 0.5 [0.25, 2]) (1 of 2 hold), >= 0 and <= 1: inconclusive",
         ),
     ],
 )
 def test_a_check_beside_shows_its_band_and_outcome(check, text):
-    assert row(check)["beside"] == text
+    shown = row(check)["checks"][0]
+    assert f"{shown['value']}, {shown['band']}: {shown['outcome']}" == text
+    assert not shown["verdict"]
 
 
 def test_row_without_measures():
     r = row(id="E-36")
-    assert (r["measured"], r["band"], r["verdict"], r["notebook"]) == ("", "", "out of reach", "")
-    assert r["why"] == claims()["E-36"]["out_of_reach"]
+    assert (r["measured"], r["checks"], r["verdict"], r["notebook"]) == ("", [], "out of reach", "")
+    assert r["out_of_reach"] == claims()["E-36"]["out_of_reach"]
     tried = row(Check("E-36", "FID", 1, at_most=2), id="E-36")
-    assert (tried["verdict"], tried["beside"]) == ("out of reach", "FID 1, <= 2: holds")
+    assert (tried["verdict"], tried["checks"][0]["outcome"]) == ("out of reach", "holds")
 
 
 def test_table_gathers_the_measures_of_all_notebooks():
@@ -496,27 +529,6 @@ def test_table_gathers_the_measures_of_all_notebooks():
     assert found == {"Z-01": "contradicted", "Z-02": "reproduced"}
 
 
-def test_markdown_has_each_id_once_and_the_checks_beside():
-    rows = table([MEASURES])
-    text = to_markdown(rows)
-    assert re.findall(r"^\| ([ZE]-\d\d) \|", text, re.MULTILINE) == IDS
-    assert re.findall(r"^- ([ZE]-\d\d): ", text, re.MULTILINE) == ["Z-01", "E-08", "E-12"]
-    assert [len(re.findall(id, text)) for id in IDS] == [1 + (id in ("Z-01", "E-08", "E-12")) for id in IDS]
-    body = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {10}  # nine columns, bars escaped
-    assert r"a \| b" in text
-    assert text.splitlines()[0] == "# 74 claims, 88 verdicts: 1 reproduced, 82 pending, 5 out of reach"
-    assert text.splitlines()[2].startswith("1 claims are decided in one scope at least.")
-    titles = ["## ZSNR", "## EDM", "## Beside them: checks that decide nothing"]
-    assert [line for line in text.splitlines() if line.startswith("## ")] == titles
-
-
-def test_markdown_escapes():
-    r = row(Check("Z-01", "digits that agree in float32, of 6 numbers", 6, note="a~b~ *c* <d>\n\\|"))
-    why = to_markdown([r]).splitlines()[-1].split(" | ")[7]
-    assert why.startswith(r"a\~b\~ \*c\* \<d> \\\|; ")
-
-
 def test_json_is_deterministic_and_complete():
     rows = table([MEASURES])
     text = to_json(rows)
@@ -524,6 +536,7 @@ def test_json_is_deterministic_and_complete():
     assert text == to_json(table([MEASURES]))
     assert text.endswith("]\n")
     assert "√ᾱ_T" in text
-    keys = "id paper where statement expected measured band verdict why beside notebook"
+    keys = "id name paper where statement expected figure measured verdict notebook out_of_reach pending checks"
     assert {" ".join(r) for r in json.loads(text)} == {keys}
-    assert all(isinstance(v, str) for r in rows for v in r.values())
+    assert {len(c) for r in rows for c in r["checks"]} == {12}
+    assert all(isinstance(v, str) for r in rows for c in r["checks"] for v in c.values())

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = YAML(typ="safe").load(ROOT / "environment.yml")
 EXTRAS = PROJECT["optional-dependencies"]
+SITE = EXTRAS.pop("site")  # exact versions, installed apart
 NEEDS = {Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts}
 RANGES = sorted((need for need in NEEDS if need.name != "zsnr"), key=str)  # less extras that hold other extras
 TRIED = versions.read(versions.TABLE.read_text(encoding="utf-8"))
@@ -73,6 +74,12 @@ def test_importing_the_package_needs_two_libraries():
 def test_every_dependency_is_locked_within_its_range(requirement):
     assert requirement.specifier, "give a range"
     assert locked()[canonical(requirement.name)] in requirement.specifier
+
+
+def test_the_sites_packages_are_locked_apart():
+    site = locked("requirements-site.lock")
+    assert {f"{need.name}=={site[canonical(need.name)]}" for need in map(Requirement, SITE)} == set(SITE)
+    assert not set(site) & set(locked())
 
 
 def test_the_lock_installs_on_the_oldest_python():

@@ -1,7 +1,7 @@
 """The claims table: one row for every claim in claims.yaml, its verdicts computed from what was measured.
 
-A notebook writes its checks with `save`; the last stage reads them with `load` and builds the `table`. A check is read
-by a closed band,
+A notebook writes its checks with `save`; the last stage reads them with `load` and builds the `table`, and
+`lab.report.page` writes it for people. A check is read by a closed band,
 
     equal:             [e - tol, e + tol],   tol = max(abs, rel |e|)
     at_least, at_most: [at_least, at_most],  an absent side is open
@@ -18,6 +18,7 @@ verdict's level is its interval's. All other checks stand beside it and decide n
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cache
@@ -25,18 +26,13 @@ from pathlib import Path
 from typing import Any
 
 VERDICTS = ("reproduced", "direction", "arithmetic", "contradicted", "inconclusive", "pending", "out of reach")
-DECIDED = VERDICTS[:4]
 SCOPES = ("row", "exact", "trained", "arithmetic")
 BAND = ("equal", "at_least", "at_most", "rel", "abs")
-EXPLAINED = """in one scope at least. *direction*: only the sign can be checked here; *arithmetic*: the paper's own
-numbers, put together. *band*: where the primary check has to lie, stated before it was measured. Intervals are 95 %,
-each verdict's own: at the edge of its band one in 40 is decided wrongly, and no correction is made over rows.
-"""
 
 
 @cache
 def claims() -> dict[str, dict[str, Any]]:
-    """The entries of claims.yaml by id, in order: id, paper, where, statement, expected, primary or out_of_reach."""
+    """The entries of claims.yaml by id, in order."""
     from ruamel.yaml import YAML
 
     return {c["id"]: c for c in YAML(typ="safe").load(Path(__file__).with_name("claims.yaml"))}
@@ -235,87 +231,107 @@ def load(path: str | Path) -> list[Check]:
         raise ValueError(f"{path}: not a check ({error}): make it with Check(), a verdict is computed") from None
 
 
-def _text(x: Any, digits: int) -> str:
+def text(x: Any, digits: int) -> str:
+    """A number, or a list of them, in so many digits; a long list without its middle."""
     if isinstance(x, list):
-        parts = [_text(e, digits) for e in x]
+        parts = [text(e, digits) for e in x]
         return f"({', '.join(parts if len(parts) <= 8 else [*parts[:4], '...', *parts[-2:]])})"
     return ("no", "yes")[x] if isinstance(x, bool) else f"{x:.{digits}g}" if isinstance(x, float) else str(x)
 
 
-def _measured(c: Check) -> str:
+def _value(c: Check) -> str:
+    """The value with its interval; of a list all of them, and how many hold where not all do."""
     parts = []
     for v, _, i in c.elements():
-        parts.append(f"{_text(v, 4)} [{_text(i[0], 4)}, {_text(i[1], 4)}]" if i else _text(v, 6))
-    failed = sum(outcome != "holds" for outcome in c.outcomes())
-    count = f" ({len(parts) - failed} of {len(parts)} hold)" if failed and len(parts) > 1 else ""
-    return f"{c.what} {_text(parts if isinstance(c.value, list) else parts[0], 6)}{count}"
+        parts.append(f"{text(v, 4)} [{text(i[0], 4)}, {text(i[1], 4)}]" if i else text(v, 6))
+    held = c.outcomes().count("holds")
+    count = f" ({held} of {len(parts)} hold)" if held < len(parts) > 1 else ""
+    return text(parts if isinstance(c.value, list) else parts[0], 6) + count
+
+
+def _short(c: Check) -> str:
+    """The value as one number: of a list, how many of its numbers hold."""
+    if isinstance(c.value, list):
+        return f"{c.outcomes().count('holds')} of {len(c.value)}"
+    interval = f" [{text(c.interval[0], 3)}, {text(c.interval[1], 3)}]" if c.interval else ""
+    return text(c.value, 3 if c.interval else 4) + interval
+
+
+def _measured(c: Check) -> str:
+    return f"{c.what} {_value(c)}"
 
 
 def _band(c: Check) -> str:
     equal, low, high, rel, tol = (c.band[k] for k in BAND)
     width = " or ".join(f"{k} {v:.3g}" for k, v in (("rel", rel), ("abs", tol)) if v) or "exact"
     sides = (("= ", equal, f" ({width})"), (">= ", low, ""), ("<= ", high, ""))
-    return " and ".join(sign + _text(bound, 10) + end for sign, bound, end in sides if bound is not None)
+    return " and ".join(sign + text(bound, 10) + end for sign, bound, end in sides if bound is not None)
 
 
-def _beside(c: Check) -> str:
-    return f"{_measured(c)}, {_band(c)}: {c.outcome}" + (f" ({c.note})" if c.note else "")
+def _reason(c: Check) -> str:
+    """One sentence: what was measured, what it has to be, and whether it is."""
+    equal, low, high, rel, tol = (c.band[k] for k in BAND)
+    width = " or ".join([f"{100 * rel:.3g} %"] * bool(rel) + [f"{tol:.3g}"] * bool(tol))
+    sides = (("", equal, f" to within {width}" * bool(width)), ("at least ", low, ""), ("at most ", high, ""))
+    must = " and ".join(words + text(bound, 6) + end for words, bound, end in sides if bound is not None)
+    if isinstance(c.value, list):
+        failed, n = len(c.value) - c.outcomes().count("holds"), len(c.value)
+        found = f"but {failed} of {n} are not" if failed else f"and all {n} are" if n > 2 else "and both are"
+    elif c.interval is None:
+        found = "and is" if c.outcome == "holds" else "but is not"
+    else:
+        found = {
+            "holds": "and the whole interval is",
+            "contradicts": "but the whole interval lies outside",
+            "inconclusive": "but the interval crosses that bound",
+        }[c.outcome]
+    what = c.what[0].upper() + c.what[1:] if re.match(r"[a-z]+[ ,:;]", c.what) else c.what  # u_0 and std(x) stay
+    return f"{what}: has to be {must}, {found}."
 
 
-def table(check_lists: Iterable[Iterable[Check]]) -> list[dict[str, str]]:
-    """One row of text per claim, in the order of claims.yaml, from the checks of all notebooks."""
+def _shown(c: Check) -> dict[str, str]:
+    """A check as text, and of a primary one what claims.yaml says of it."""
+    scope, primary = c.scope, claims()[c.id].get("primary", {}).get(c.scope, {})
+    return {
+        "scope": scope,
+        "what": c.what,
+        "value": _value(c),
+        "band": _band(c),
+        "outcome": c.outcome,
+        "verdict": verdicts([c])[scope] if scope else "",
+        "short": _short(c) if scope else "",
+        "reason": _reason(c) if scope else "",
+        "why": primary.get("why", ""),
+        "decides": primary.get("decides", "") * (c.outcome == "inconclusive"),
+        "note": c.note,
+        "notebook": c.notebook,
+    }
+
+
+def table(check_lists: Iterable[Iterable[Check]]) -> list[dict[str, Any]]:
+    """One row per claim, in the order of claims.yaml, from the checks of all notebooks; the primary ones first."""
     found = [c for checks in check_lists for c in checks]
     rows = []
     for id, claim in claims().items():
-        checks = [c for c in found if c.id == id]
-        row = {k: claim[k] for k in ("id", "paper", "where", "statement", "expected")}
-        measured, band, why = [], [], [claim.get("out_of_reach", "")]
-        for scope, word in verdicts(checks, id).items():
-            head = f"{scope}: " if len(claim.get("primary", {})) > 1 else ""
-            for c in (c for c in checks if c.scope == scope):
-                measured.append(head * (not c.what.startswith(scope)) + _measured(c))
-                band.append(head + _band(c))
-                why.append(c.note)
-            primary = claim.get("primary", {}).get(scope, {})
-            why += [head + primary.get("why", ""), primary.get("decides", "") if word == "inconclusive" else ""]
-        row |= {"measured": "; ".join(measured), "band": "; ".join(band), "verdict": verdict(checks, id)}
-        row["why"] = "; ".join(dict.fromkeys(filter(None, why)))
-        row["beside"] = "; ".join(_beside(c) for c in checks if not c.scope)
-        row["notebook"] = ", ".join(dict.fromkeys(c.notebook for c in checks if c.notebook))
+        checks = sorted((c for c in found if c.id == id), key=lambda c: SCOPES.index(c.scope) if c.scope else 9)
+        row = {k: claim.get(k, "") for k in ("id", "name", "paper", "where", "statement", "expected", "figure")}
+        measured = [
+            f"{c.scope}: " * (len(claim["primary"]) > 1 and not c.what.startswith(c.scope)) + _measured(c)
+            for c in checks
+            if c.scope
+        ]
+        row |= {"measured": "; ".join(measured), "verdict": verdict(checks, id)}
+        row["notebook"] = ", ".join(sorted({c.notebook for c in checks if c.notebook}))
+        pending = [s for s in claim.get("primary", {}) if s not in {c.scope for c in checks}]
+        row |= {"out_of_reach": claim.get("out_of_reach", ""), "pending": pending}
+        row["checks"] = [_shown(c) for c in checks]
         rows.append(row)
     return rows
 
 
-def _cell(text: str) -> str:
-    """text for a table cell: a bar would end it, and Markdown reads ~, * and < as more than themselves."""
-    return " ".join("".join("\\" + c if c in "\\|*~<" else c for c in text).split())
-
-
-def words(row: Mapping[str, str]) -> list[str]:
+def words(row: Mapping[str, Any]) -> list[str]:
     """A row's verdicts, one for each of its scopes."""
     return [part.split(": ")[-1] for part in row["verdict"].split("; ") if part.split(": ")[-1] in VERDICTS]
-
-
-def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows as a Markdown document: the counts per verdict, one table per paper, and the checks beside."""
-    every = [word for row in rows for word in words(row)]
-    decided = sum(bool({*words(row)} & {*DECIDED}) for row in rows)
-    counts = ", ".join(f"{every.count(v)} {v}" for v in VERDICTS if v in every)
-    lines = [
-        f"# {len(rows)} claims, {len(every)} verdicts: {counts}",
-        "",
-        f"{decided} claims are decided {EXPLAINED}".rstrip(),
-    ]
-    columns = {"id": "id", "where": "where", "statement": "claim", "expected": "paper", "measured": "measured"}
-    columns |= {k: k for k in ("band", "verdict", "why", "notebook")}
-    for paper in dict.fromkeys(row["paper"] for row in rows):
-        lines += ["", f"## {paper}", "", f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
-        cells = [[_cell(row[k]) for k in columns] for row in rows if row["paper"] == paper]
-        lines += [f"| {' | '.join(row)} |" for row in cells]
-    beside = [f"- {row['id']}: {_cell(row['beside'])}" for row in rows if row["beside"]]
-    return (
-        "\n".join([*lines, *(["", "## Beside them: checks that decide nothing", "", *beside] if beside else [])]) + "\n"
-    )
 
 
 def to_json(rows: Any) -> str:

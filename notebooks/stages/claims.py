@@ -7,12 +7,10 @@
 # ---
 
 # %% [markdown]
-# # The claims table
+# # The claims of both papers
 #
-# One row for every checkable claim of both papers. One primary check decides it, for exact denoisers and for trained ones apart where
-# the claim is about both; `lab/report/claims.yaml` names it, its band and why, before a finding measures it. The verdicts: `reproduced`;
-# `direction` (only the sign can be checked at this scale, and it holds); `arithmetic` (the paper's own numbers, put together);
-# `contradicted`; `inconclusive` (the 95 % interval lies across an edge of the band); `pending`; `out of reach`.
+# One primary check decides a claim, for exact denoisers and for trained ones apart where the claim is about both; `lab/report/claims.yaml`
+# names it, its band and why, before a finding measures it. The whole page, with all checks and what the verdicts mean, is `docs/claims.md`.
 
 # %% tags=["parameters"]
 results = "results/full"
@@ -20,23 +18,21 @@ out_dir = ""
 
 # %%
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from IPython.display import Markdown, display
 
 from lab import ROOT
-from lab.report import claims
+from lab.report import claims, page
 
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 measured = [claims.load(path) for path in sorted((ROOT / results / "findings").glob("*/claims.json"))]
 rows = claims.table(measured)
 
 # %%
-for verdict, count in Counter(word for row in rows for word in claims.words(row)).most_common():
-    print(f"{count:3d} {verdict}")
+(out / "claims.json").write_text(claims.to_json(rows), encoding="utf-8")
+(out / "claims.md").write_text(page.to_markdown(rows, out, Path(results).name), encoding="utf-8")
+print(page.counts(rows))
 
 # %%
-(out / "claims.json").write_text(claims.to_json(rows))
-(out / "claims.md").write_text(claims.to_markdown(rows))
-display(Markdown(claims.to_markdown(rows)))
+display(Markdown(page.overview(rows)))
