@@ -25,9 +25,10 @@ env: .venv/.installed  ## create .venv with the locked versions (PYTHON=... to c
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-docs: env  ## put the table and figures of the full profile on the repository's page
+docs: env  ## put the result, table and figures of the full profile on the repository's pages
 	@cp results/claims.md docs/; rm -f docs/*.png
 	@for png in results/full/findings/*/*.png; do nb=$$(basename $$(dirname $$png)); cp $$png docs/$$nb-$$(basename $$png); done
+	@$(BIN)/python -m pipeline.frontpage
 
 repro: env  ## restore what is cached, run the rest, print the claims table
 	@$(BIN)/python -m pipeline.repro
