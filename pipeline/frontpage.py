@@ -61,7 +61,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         f"**Zero terminal SNR brings dark and bright pictures back.** The brightness of backdrops spreads "
         f"{number(*flawed)} times as wide as in the data with the flawed model, {number(*fixed)} times with the fixed "
         f"one, each with its usual sampler; with one sampler for both, the difference is {number(*gain)}. "
-        "([3](notebooks/findings/03_offset_noise.ipynb))",
+        "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
 
     def lost(model: str, spacing: str, *keys: str) -> tuple[float, Interval]:
@@ -80,7 +80,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         f"**Of the fixes, the schedule matters most for brightness.** Together they widen that spread by "
         f"{number(*every)}. Zero terminal SNR left out loses {number(*rescaled)}, trailing steps {number(*trailing)}. "
         f"With x0- in place of v-prediction no loss is seen ({number(*x0)}), but the Fréchet distance to the data "
-        f"grows by {number(*worse)}. ([14](notebooks/findings/14_finetuning.ipynb))",
+        f"grows by {number(*worse)}. ([finding 14](notebooks/findings/14_finetuning.ipynb))",
     )
 
     def exposed(**how: float | str) -> tuple[float, Interval]:
@@ -95,7 +95,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         none[1][1] < in_v[1][1] < in_eps[1][0] and plain[1][0] < in_eps[0] < plain[1][1],
         f"**Guidance rescale works on v, and has almost no effect on ε.** Guidance with w = 7.5 over-exposes "
         f"{number(*plain, 100)} % of the pixels, no guidance {number(*none, 100)} %. Rescaled in full on v it is "
-        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. ([9](notebooks/findings/09_rescaled_guidance.ipynb))",
+        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. ([finding 9](notebooks/findings/09_rescaled_guidance.ipynb))",
     )
 
     fixes = check("Z-19", "unguided: Frechet distance, no fixes less all fixes")
@@ -106,7 +106,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         f"**Two gains in image quality are not seen here.** In Fréchet distance, all fixes of Lin et al. together gain "
         f"{number(*fixes)} (Z-19), and EDM's churn gains {number(*churn)} for a trained network (E-33): both are "
         f"inconclusive. With guidance the fixes lose {number(-guided[0])} [{number(-guided[1][1])}, "
-        f"{number(-guided[1][0])}]. ([14](notebooks/findings/14_finetuning.ipynb), "
+        f"{number(-guided[1][0])}]. (findings [14](notebooks/findings/14_finetuning.ipynb), "
         "[4](notebooks/findings/04_heun_churn.ipynb))",
     )
 
@@ -118,7 +118,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         f"**Two claims are contradicted, for exact denoisers.** EDM finds α = 1.1 slightly better than Heun (α = 1): "
         f"here it has {number(*alpha)} times Heun's error (E-10). EDM finds ρ = 3 best for inversion: here the round "
         f"trip errs least at ρ = {rho.value:g} [{rho.interval[0]:g}, {rho.interval[1]:g}] (E-22). "
-        "([6](notebooks/findings/06_design_space.ipynb), [5](notebooks/findings/05_rho_sweep.ipynb))",
+        "(findings [6](notebooks/findings/06_design_space.ipynb), [5](notebooks/findings/05_rho_sweep.ipynb))",
     )
 
 
