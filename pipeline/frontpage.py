@@ -61,7 +61,7 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         f"**Zero terminal SNR brings dark and bright pictures back.** The brightness of backdrops spreads "
         f"{number(*flawed)} times as wide as in the data with the flawed model, {number(*fixed)} times with the fixed "
         f"one, each with its usual sampler; with one sampler for both, the difference is {number(*gain)}. "
-        "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
+        "All without guidance. ([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
 
     def lost(model: str, spacing: str, *keys: str) -> tuple[float, Interval]:
@@ -77,10 +77,10 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
     worse = -distance[0], (-distance[1][1], -distance[1][0])
     yield (
         rescaled[1][0] > trailing[1][1] > trailing[1][0] > 0 and x0[1][0] < 0 < x0[1][1] and worse[1][0] > 0,
-        f"**Of the fixes, the schedule matters most for brightness.** Together they widen that spread by "
-        f"{number(*every)}. Zero terminal SNR left out loses {number(*rescaled)}, trailing steps {number(*trailing)}. "
-        f"With x0- in place of v-prediction no loss is seen ({number(*x0)}), but the Fréchet distance to the data "
-        f"grows by {number(*worse)}. ([finding 14](notebooks/findings/14_finetuning.ipynb))",
+        f"**Of the fixes, the schedule matters most for brightness.** All together widen that spread by "
+        f"{number(*every)}. Without zero terminal SNR, {number(*rescaled)} is lost, without trailing steps "
+        f"{number(*trailing)}. With x0- in place of v-prediction no loss is seen ({number(*x0)}), but the Fréchet "
+        f"distance to the data grows by {number(*worse)}. ([finding 14](notebooks/findings/14_finetuning.ipynb))",
     )
 
     def exposed(**how: float | str) -> tuple[float, Interval]:
@@ -95,7 +95,8 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
         none[1][1] < in_v[1][1] < in_eps[1][0] and plain[1][0] < in_eps[0] < plain[1][1],
         f"**Guidance rescale works on v, and has almost no effect on ε.** Guidance with w = 7.5 over-exposes "
         f"{number(*plain, 100)} % of the pixels, no guidance {number(*none, 100)} %. Rescaled in full on v it is "
-        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. ([finding 9](notebooks/findings/09_rescaled_guidance.ipynb))",
+        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. "
+        "([finding 9](notebooks/findings/09_rescaled_guidance.ipynb))",
     )
 
     fixes = check("Z-19", "unguided: Frechet distance, no fixes less all fixes")
