@@ -45,6 +45,7 @@ lock: dev  ## after a change of pyproject.toml: install what it asks for, and wr
 
 docs: env  ## write docs/claims.md and the README's table of findings, and copy the full profile's figures to docs/
 	@$(BIN)/python -m lab.report.page
+	@$(BIN)/python -m pipeline.frontpage
 
 site: env build/sphinx/.installed  ## build/site: findings as executed, guide, API and claims as pages that need no network
 	@rm -rf build/site

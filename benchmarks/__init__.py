@@ -8,9 +8,10 @@ diffusers comes with the environment. The others are optional, and skipped with 
 
 Never without --no-deps: they declare torchvision and more, which nothing here uses. `--target FOLDER` and
 PYTHONPATH=FOLDER leave the environment as it is. The trained network is the full profile's: `make repro` restores it;
-without it, that test is skipped with a line. Without `--out` it writes benchmarks/results and the README's excerpt.
-Errors are the same everywhere, timings belong to the machine that is named, with the load that it was under: repeat
-them alone with `--timings` when it is idle. A run that is stopped goes on where it was, if no code has changed.
+without it, that test is skipped with a line. Without `--out` it writes benchmarks/results and the excerpt in
+docs/samplers.md. Errors are the same everywhere, timings belong to the machine that is named, with the load that it
+was under: repeat them alone with `--timings` when it is idle. A run that is stopped goes on where it was, if no code
+has changed.
 
 A solver of a peer is one line of its module: name, factory, options.
 """

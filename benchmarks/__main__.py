@@ -18,7 +18,7 @@ from benchmarks import errors, figure, overhead, problems, report
 from benchmarks.solver import Solver
 from lab import ROOT
 
-RESULTS, README = Path(__file__).parent / "results", ROOT / "README.md"
+RESULTS, PAGE = Path(__file__).parent / "results", ROOT / "docs/samplers.md"
 MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 LIBRARIES = ("ours", "peer_diffusers", "peer_k_diffusion", "peer_azula", "peer_smalldiffusion")
 
@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     journal.unlink(missing_ok=True)
     (options.out / "benchmarks.md").write_text(report.table(record), encoding="utf-8")
     if options.out == RESULTS:
-        text = README.read_text(encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
         (quoted,) = re.findall(f"{MARKS[0]}(.*){MARKS[1]}", text, re.S)
-        README.write_text(text.replace(MARKS[0] + quoted, f"{MARKS[0]}\n{report.excerpt(record)}"), encoding="utf-8")
+        PAGE.write_text(text.replace(MARKS[0] + quoted, f"{MARKS[0]}\n{report.excerpt(record)}"), encoding="utf-8")
     figure.draw(record, options.out / "benchmarks.png")
     print(report.table(record), *report.behind(record), sep="\n")
     misses = report.misses(record)

@@ -1,4 +1,4 @@
-"""The benchmarks: what is counted and chosen, errors, which are the same on every machine, and the README's table."""
+"""The benchmarks: what is counted and chosen, errors, which are the same on every machine, and the docs' excerpt."""
 
 import importlib
 import json
@@ -32,9 +32,8 @@ def peer(module, *names):
     return [solver for solver in found if solver.name in names]
 
 
-def test_the_readme_quotes_the_recorded_table():
-    readme = (ROOT / "README.md").read_text()
-    (quoted,) = re.findall(r"<!-- benchmarks -->\n(.*)<!-- /benchmarks -->", readme, re.S)
+def test_the_page_quotes_the_recorded_table():
+    (quoted,) = re.findall(r"<!-- benchmarks -->\n(.*)<!-- /benchmarks -->", __main__.PAGE.read_text(), re.S)
     assert quoted == report.excerpt(RECORD)
     assert (ROOT / "benchmarks/results/benchmarks.md").read_text() == report.table(RECORD)
 

@@ -1,0 +1,151 @@
+"""`make docs`: the result on the repository's first page, counts and five findings, from what the pipeline measured.
+
+Each sentence has its condition. Where the numbers no longer bear a sentence out, nothing is written, and the error says
+which sentence has to be written anew.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.measure.evaluation import Cell
+from lab.measure.metrics import interval
+from lab.measure.store import load
+from lab.measure.study import Study, by_cell
+from lab.report import claims
+from pipeline.checkout import ROOT
+
+PAGE = ROOT / "README.md"
+MARKS = "<!-- result -->\n", "<!-- /result -->"
+MEANING = """*Direction*: the sign is right, and the paper has no number to meet. *Arithmetic*: the paper's own numbers,
+put together. *Inconclusive*: the 95 % interval (in brackets below) crosses the edge of what the claim allows."""
+Interval = tuple[float, float]
+
+
+def number(value: float, bounds: Interval | None = None, scale: float = 1.0) -> str:
+    """Two digits after the point, or one above 10; with the 95 % interval, where there is one."""
+    digits = 1 if abs(scale * value) >= 10 or scale != 1 else 2
+    text = f"{scale * value:z.{digits}f}".replace("-", "−")
+    ends = "" if bounds is None else f" [{number(bounds[0], None, scale)}, {number(bounds[1], None, scale)}]"
+    return text + ends
+
+
+def counts(rows: list[dict[str, str]]) -> str:
+    """How many verdicts there are of each kind."""
+    words = [word for row in rows for word in claims.words(row)]
+    each = ", ".join(f"{words.count(v)} {v}" for v in claims.VERDICTS if v in words)
+    return (
+        f"{len(rows)} claims have {len(words)} verdicts, as exact denoisers and trained networks are judged apart: "
+        f"**{each}**."
+    )
+
+
+def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, str]]:
+    """Five findings: whether the numbers bear the sentences out, and the sentences."""
+    checks = {(c.id, c.what): c for path in sorted(folder.glob("findings/*/claims.json")) for c in claims.load(path)}
+    study, guide = Study(folder / "zsnr"), by_cell(load(folder / "zsnr/guide"))
+
+    def check(id: str, what: str) -> tuple[float, Interval]:
+        found = checks[id, what]
+        return float(found.value), (float(found.interval[0]), float(found.interval[1]))
+
+    short = min(cell.nfe for cell in study.cells(model="base", spacing="leading", sampler="ddim"))
+    long = max(cell.nfe for cell in study.cells(model="zsnr", spacing="trailing", sampler="heun", exact=False))
+    flawed = check("Z-06", f"trained, flawed, leading DDIM {short}: level std / data's")
+    fixed = check("Z-06", f"trained, zero SNR, trailing Heun {long}: level std / data's")
+    gain = check("Z-06", "trained, trailing Heun: level std / data's, zero SNR less flawed")
+    yield (
+        flawed[1][1] < fixed[1][0] and gain[1][0] > 0,
+        f"**Zero terminal SNR brings dark and bright pictures back.** The brightness of backdrops spreads "
+        f"{number(*flawed)} times as wide as in the data with the flawed model, {number(*fixed)} times with the fixed "
+        f"one, each with its usual sampler; with one sampler for both, the difference is {number(*gain)}. "
+        "All without guidance. ([finding 3](notebooks/findings/03_offset_noise.ipynb))",
+    )
+
+    def lost(model: str, spacing: str, *keys: str) -> tuple[float, Interval]:
+        """By how much all fixes are above a cell with the same evaluations."""
+        return study.difference(Cell("zsnr", "trailing", nfe=short), Cell(model, spacing, nfe=short), *keys)
+
+    every = lost("control", "leading", "level", "std_ratio")
+    rescaled, trailing = (
+        lost("no-rescale", "trailing", "level", "std_ratio"),
+        lost("zsnr", "leading", "level", "std_ratio"),
+    )
+    x0, distance = lost("x0", "trailing", "level", "std_ratio"), lost("x0", "trailing", "frechet")
+    worse = -distance[0], (-distance[1][1], -distance[1][0])
+    yield (
+        rescaled[1][0] > trailing[1][1] > trailing[1][0] > 0 and x0[1][0] < 0 < x0[1][1] and worse[1][0] > 0,
+        f"**Of the fixes, the schedule matters most for brightness.** All together widen that spread by "
+        f"{number(*every)}. Without zero terminal SNR, {number(*rescaled)} is lost, without trailing steps "
+        f"{number(*trailing)}. With x0- in place of v-prediction no loss is seen ({number(*x0)}), but the Fréchet "
+        f"distance to the data grows by {number(*worse)}. ([finding 14](notebooks/findings/14_finetuning.ipynb))",
+    )
+
+    def exposed(**how: float | str) -> tuple[float, Interval]:
+        cell = Cell("zsnr", "trailing", nfe=short, **how)  # type: ignore[arg-type]
+        count = guide[cell.but(part="figure6")]["n"]  # of each cell's pictures, those that Figure 6 is about
+        values = guide[cell].tensors["saturated"][:count].double().tolist()
+        return sum(values) / len(values), interval(values)
+
+    none, plain = exposed(w=1.0), exposed(w=7.5)
+    in_v, in_eps = exposed(w=7.5, phi=1.0), exposed(w=7.5, phi=1.0, space="eps")
+    yield (
+        none[1][1] < in_v[1][1] < in_eps[1][0] and plain[1][0] < in_eps[0] < plain[1][1],
+        f"**Guidance rescale works on v, and has almost no effect on ε.** Guidance with w = 7.5 over-exposes "
+        f"{number(*plain, 100)} % of the pixels, no guidance {number(*none, 100)} %. Rescaled in full on v it is "
+        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. "
+        "([finding 9](notebooks/findings/09_rescaled_guidance.ipynb))",
+    )
+
+    fixes = check("Z-19", "unguided: Frechet distance, no fixes less all fixes")
+    guided = check("Z-19", "guided: Frechet distance, no fixes less all fixes")
+    churn = check("E-33", "original: gain of churn at Table 5's gamma, [.05, 1], S_noise 1.007")
+    yield (
+        fixes[1][0] < 0 < fixes[1][1] and churn[1][0] < 0 < churn[1][1] and guided[1][1] < 0,
+        f"**Two gains in image quality are not seen here.** In Fréchet distance, all fixes of Lin et al. together gain "
+        f"{number(*fixes)} (Z-19), and EDM's churn gains {number(*churn)} for a trained network (E-33): both are "
+        f"inconclusive. With guidance the fixes lose {number(-guided[0])} [{number(-guided[1][1])}, "
+        f"{number(-guided[1][0])}]. (findings [14](notebooks/findings/14_finetuning.ipynb), "
+        "[4](notebooks/findings/04_heun_churn.ipynb))",
+    )
+
+    alpha = check("E-10", "exact denoisers: error at alpha = 1.1 over alpha = 1")
+    rho = checks["E-22", "mixture, sigma(t) = t: rho with the smallest round-trip error"]
+    contradicted = [row["id"] for row in rows if "contradicted" in claims.words(row)]
+    yield (
+        contradicted == ["E-10", "E-22"] and alpha[1][0] > 1,
+        f"**Two claims are contradicted, for exact denoisers.** EDM finds α = 1.1 slightly better than Heun (α = 1): "
+        f"here it has {number(*alpha)} times Heun's error (E-10). EDM finds ρ = 3 best for inversion: here the round "
+        f"trip errs least at ρ = {rho.value:g} [{rho.interval[0]:g}, {rho.interval[1]:g}] (E-22). "
+        "(findings [6](notebooks/findings/06_design_space.ipynb), [5](notebooks/findings/05_rho_sweep.ipynb))",
+    )
+
+
+def block(results: Path = ROOT / "results") -> str:
+    """The block between the marks, in Markdown.
+
+    Raises:
+        ValueError: the numbers no longer bear a finding out.
+    """
+    rows = json.loads((results / "claims.json").read_text(encoding="utf-8"))
+    lines = [*textwrap.wrap(counts(rows), 110), "", *textwrap.wrap(MEANING, 110), ""]
+    for k, (holds, text) in enumerate(findings(results / "full", rows), 1):
+        if not holds:
+            raise ValueError(f"the numbers do not bear this out any more, write it anew in {__file__}: {text}")
+        lines += textwrap.wrap(
+            f"{k}. {text}", 110, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the block into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    (old,) = re.findall(f"{MARKS[0]}(.*?){MARKS[1]}", text, re.S)
+    PAGE.write_text(text.replace(MARKS[0] + old + MARKS[1], MARKS[0] + block() + MARKS[1]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
