@@ -48,7 +48,7 @@ peers: env  ## diffusers' own tests with our scheduler, from a checkout of diffu
 	@$(BIN)/python tests/peers
 
 notebooks: env  ## execute every notebook pair again, with default parameters
-	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
+	@for name in 00_start_here explorer stages findings; do $(BIN)/python -m pipeline.nbrun $$name; done
 
 explorer: env  ## serve the explorer as an app, in the browser
 	@JUPYTER_PATH=pipeline/jupyter $(BIN)/voila notebooks/explorer.ipynb --template=offline
