@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env dev lock repro record test kill mutants peers versions notebooks docs site bench lint
+.PHONY: help env dev lock repro record test kill mutants peers versions notebooks explorer docs site bench lint
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
@@ -78,7 +78,10 @@ peers: dev  ## diffusers' own tests with our scheduler, from a checkout of diffu
 	@$(BIN)/python tests/peers
 
 notebooks: env  ## execute every notebook pair again, with default parameters
-	@for folder in stages findings; do $(BIN)/python -m pipeline.nbrun $$folder; done
+	@for name in 00_start_here explorer stages findings; do $(BIN)/python -m pipeline.nbrun $$name; done
+
+explorer: env  ## serve the explorer as an app, in the browser
+	@JUPYTER_PATH=pipeline/jupyter $(BIN)/voila notebooks/explorer.ipynb --template=offline
 
 bench: env  ## time and error against diffusers, and against k-diffusion, azula and smalldiffusion where installed
 	@$(BIN)/python -m benchmarks

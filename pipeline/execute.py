@@ -42,12 +42,14 @@ def stabilise(notebook: NotebookNode) -> None:
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs with what was printed in one piece: where it was cut depends on the machine's load.
 
-    Without stderr, which tells the terminal of this run: where a training goes on from, what is out of date.
+    Without stderr, which tells the terminal of this run: where a training goes on from, what is out of date; and
+    without links to widgets, which are gone with the kernel: the picture or the text beside the link is kept.
     """
     whole: list[NotebookNode] = []
     for output in outputs:
         if output.get("name") == "stderr":
             continue
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         if whole and output.output_type == "stream" and output.name == whole[-1].get("name"):
             whole[-1]["text"] += output.text
         else:
@@ -96,8 +98,9 @@ def run(notebook: NotebookNode, source: Path, target: Path, values: dict[str, An
                 config=Config(
                     {
                         "KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"},
-                        # all is written by now; taking torch apart in good order costs a second
-                        "NotebookClient": {"shutdown_kernel": "immediate"},
+                        # all is written by now; taking torch apart in good order costs a second. A widget's state
+                        # has random names, and is of no use without its kernel.
+                        "NotebookClient": {"shutdown_kernel": "immediate", "store_widget_state": False},
                     }
                 ),
             )

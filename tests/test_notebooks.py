@@ -10,7 +10,7 @@ from jupytext.compare import compare_notebooks
 from pipeline import execute, parameters
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "notebooks").glob("*/*.py"))
+SOURCES = sorted(path for place in ("*.py", "*/*.py") for path in (ROOT / "notebooks").glob(place))
 
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
@@ -26,7 +26,12 @@ def test_there_are_notebooks():
 
 def test_each_half_has_its_other_half():
     halves = [
-        {path.with_suffix("") for path in (ROOT / "notebooks").glob(f"*/*{suffix}") if ".failed" not in path.name}
+        {
+            path.with_suffix("")
+            for place in ("*", "*/*")
+            for path in (ROOT / "notebooks").glob(place + suffix)
+            if ".failed" not in path.name
+        }
         for suffix in (".py", ".ipynb")
     ]
     assert halves[0] == halves[1]
