@@ -141,6 +141,7 @@ def test_zero_snr_is_exact_in_every_unit():
         (lambda: Schedule(torch.tensor([0.9, 0.1, 0.5])), "rises at t = 3; is the array reversed"),
         (lambda: Schedule(torch.tensor([0.9, 0.0, 0.0])), "zero SNR at t = 2 < T = 3"),
         (lambda: from_betas([0.1, 1.5]), r"\[0, 1\]; got 1.5"),
+        (lambda: zsnr.schedule.stable_diffusion(10, -1.0), r"\[0, 1\]; got -1"),
         (lambda: from_betas([0.1, -0.1]), "-0.1"),
         (lambda: from_betas([0.1, math.nan]), "nan"),
         (lambda: from_alpha_bar([0.5, -0.1]), "-0.1"),

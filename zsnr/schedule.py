@@ -168,6 +168,8 @@ def linear(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> S
 
 def stable_diffusion(T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
     """Stable Diffusion's schedule: sqrt(beta_t) linear in t (Table 1, third row)."""
+    if min(beta_start, beta_end) < 0:  # its root is complex
+        raise ValueError(f"betas must lie in [0, 1]; got {min(beta_start, beta_end)}")
     return from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)
 
 
