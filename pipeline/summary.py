@@ -184,7 +184,7 @@ def levels(folder: Path) -> Iterator[tuple[str, float, float]]:
     for name, columns in LEVELS.items():
         level = rows.where(**columns).rows[0].tensors["level"].numpy()
         density, edges = np.histogram(level.clip(-1, 1), BINS, (-1, 1), density=True)
-        yield from zip([name] * BINS, edges[:-1].tolist(), density.tolist(), strict=True)
+        yield from zip([name] * BINS, ((edges[:-1] + edges[1:]) / 2).tolist(), density.tolist(), strict=True)
 
 
 def errors(folder: Path) -> Iterator[tuple[str, int, float]]:
