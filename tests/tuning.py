@@ -7,7 +7,7 @@ from PIL import Image
 
 from zsnr.finetune import FineTune
 
-RECIPE = FineTune(images=32, batch=4, lr=3e-3, warmup=8, ema_halflife=16, resolution=8, seed=5)
+RECIPE = FineTune(images=32, batch=4, lr=3e-3, warmup=8, ema_halflife=16, resolution=8, precision="float32", seed=5)
 LORA = dataclasses.replace(RECIPE, lora_rank=2, lora_layers="all")
 COLOURS = ["red", "green", "blue", "black", "white"]
 
