@@ -18,7 +18,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from typing import Any
 
@@ -99,7 +99,13 @@ class Settings:
     phi: float = 0.0
 
     def __post_init__(self) -> None:
-        known = {"model": MODELS, "schedule": SCHEDULES, "spacing": GRIDS, "solver": SOLVERS, "prompt": PROMPTS}
+        known: dict[str, Collection[str]] = {
+            "model": MODELS,
+            "schedule": SCHEDULES,
+            "spacing": GRIDS,
+            "solver": SOLVERS,
+            "prompt": PROMPTS,
+        }
         for name, names in known.items():
             if (value := getattr(self, name)) not in names:
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(names)}")
@@ -198,7 +204,9 @@ def draw(settings: Settings) -> Drawn:
     x = sampler(counted, noise, grid, callback=seen, **fresh, **options)
     visited, path = [*visited, 0.0], [*path, x[:, 0, 0, 0]]
     exact = None if s.model in NETWORKS else _converged(s.model, *_guidance(s))
-    comparable = exact is not None and s.solver not in RANDOM
+    error = None
+    if exact is not None and s.solver not in RANDOM:
+        error = (x[:COMPARED] - exact).square().mean().sqrt().item()
     return Drawn(
         settings=s,
         grid=grid,
@@ -208,7 +216,7 @@ def draw(settings: Settings) -> Drawn:
         visited=torch.tensor(visited),
         truth=truth(s),
         evaluations=calls[0],
-        error=(x[:COMPARED] - exact).square().mean().sqrt().item() if comparable else None,
+        error=error,
         notes=tuple(str(warning.message) for warning in caught),
     )
 
@@ -329,8 +337,8 @@ def headline(drawn: Drawn) -> str:
 
 def figure(drawn: Drawn) -> Figure:
     """The noise levels, one pixel's way from noise to picture, the spread of the levels, and the pictures."""
-    with mpl.rc_context(figures.STYLE):
-        fig = Figure(figsize=(9.6, 5.4), dpi=100, layout="none")
+    with mpl.rc_context(figures.STYLE):  # type: ignore[arg-type]
+        fig = Figure(figsize=(9.6, 5.4), dpi=100)
         FigureCanvasAgg(fig)
         above = {"top": 0.94, "bottom": 0.45, "left": 0.045, "right": 0.985, "wspace": 0.22}
         left, middle, right = fig.subplots(1, 3, width_ratios=(0.85, 1.2, 1.2), gridspec_kw=above)
@@ -338,7 +346,8 @@ def figure(drawn: Drawn) -> Figure:
         _way(middle, drawn)
         _spread(right, drawn)
         sheets = [(drawn.pictures, "drawn")]
-        sheets += [(drawn.converged, "the exact flow from zero SNR, from the same noises")] if _two(drawn) else []
+        if drawn.converged is not None:
+            sheets.append((drawn.converged, "the exact flow from zero SNR, from the same noises"))
         for k, (pictures, title) in enumerate(sheets):
             ax = fig.add_axes((0.02, 0.19 - 0.17 * k, 0.965, 0.14) if _two(drawn) else (0.02, 0.03, 0.965, 0.26))
             some = pictures[:COMPARED].float()
@@ -389,7 +398,7 @@ def _spread(ax: Axes, drawn: Drawn) -> None:
     """The levels of all pictures, and the truth's density."""
     kind = "zsnr" if drawn.grid[0] == math.pi / 2 else "control"
     level = drawn.level.double().numpy().clip(-RANGE, RANGE)
-    bins = np.linspace(-RANGE, RANGE, 33 if len(level) > 500 else 17)
+    bins = np.linspace(-RANGE, RANGE, 33 if len(level) > 500 else 17).tolist()
     ax.hist(level, bins, density=True, color=figures.COLOURS[kind], alpha=0.75, label=f"{len(level)} drawn")
     ax.plot(drawn.truth.level, drawn.truth.density, color=figures.COLOURS["data"], lw=1.4, label="truth")
     ax.set(xlabel="level of the backdrop (-1 black, 1 white)", yticks=[], xlim=(-RANGE, RANGE))
