@@ -149,7 +149,7 @@ def pipeline(root: Path) -> str:
     there = stages(root)
     if not all(there.values()):
         print(f"Restoring {list(there.values()).count(False)} of {len(there)} stages", flush=True)
-        # all at once, which takes a tenth of the time; what is not stored is for the next command to run
+        # all at once, which takes a fifth of the time; what is not stored is for the next command to run
         with suppress(Refused):
             list(dvc(root, "pull", "--quiet"))
     outcomes: dict[str, str] = {}
