@@ -109,6 +109,4 @@ def test_every_page_is_linked():
 
 
 def test_the_readme_can_be_read_in_one_go():
-    """But for the table of findings, which is looked things up in."""
-    text = re.sub("<!-- findings -->.*<!-- /findings -->", "", TEXTS["README.md"], flags=re.S)
-    assert len(text.splitlines()) <= 135
+    assert len(TEXTS["README.md"].splitlines()) <= 150

@@ -118,7 +118,7 @@ def test_the_findings_have_the_claims_and_verdicts_of_their_primary_checks():
 def test_the_readme_keeps_what_stands_around_the_table():
     text = "before\n<!-- findings -->\nold\n<!-- /findings -->\nafter\n"
     made = page.readme(text, SOME)
-    assert made.startswith("before\n<!-- findings -->\n74 claims")
+    assert made.startswith("before\n<!-- findings -->\n| finding | question | claims |")
     assert made.endswith("<!-- /findings -->\nafter\n")
     assert "\nold\n" not in made
     assert page.readme(made, SOME) == made

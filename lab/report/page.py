@@ -202,7 +202,7 @@ def readme(text: str, rows: Sequence[Row]) -> str:
     if text.count(begin) != 1 or end not in text:
         raise ValueError("README.md needs a line <!-- findings --> and, below it, a line <!-- /findings -->")
     before, _, rest = text.partition(begin)
-    return f"{before}{begin}{counts(rows)}.\n\n{findings(rows)}{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}{findings(rows)}{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
