@@ -81,7 +81,8 @@ notebooks: env  ## execute every notebook pair again, with default parameters
 	@for name in 00_start_here explorer stages findings; do $(BIN)/python -m pipeline.nbrun $$name; done
 
 explorer: env  ## serve the explorer as an app, in the browser
-	@JUPYTER_PATH=pipeline/jupyter $(BIN)/voila notebooks/explorer.ipynb --template=offline
+	@JUPYTER_PATH=pipeline/jupyter $(BIN)/voila notebooks/explorer.ipynb --template=offline \
+		--VoilaConfiguration.extension_denylist=jupyterlab-jupytext
 
 bench: env  ## time and error against diffusers, and against k-diffusion, azula and smalldiffusion where installed
 	@$(BIN)/python -m benchmarks

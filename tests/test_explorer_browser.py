@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER and find_spec("selenium") and find_spec("voila")),
     reason="needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver), selenium and voila",
 )
+NO_JUPYTEXT = "--VoilaConfiguration.extension_denylist=jupyterlab-jupytext"
+"""As `make explorer` has it: that extension of JupyterLab asks for what Voila does not share."""
 TOKEN = "explorer"
 FLAGS = [
     "--headless=new",
@@ -205,7 +207,7 @@ def test_in_jupyterlab(browser, tmp_path):
 
 
 def test_as_an_app_of_voila(browser, tmp_path):
-    with served(tmp_path, "voila", "explorer.ipynb", "--template=offline") as address:
+    with served(tmp_path, "voila", "explorer.ipynb", "--template=offline", NO_JUPYTEXT) as address:
         browser.get(address)
         used(Page(browser))
         assert not browser.find_elements("css selector", ".jp-InputArea-editor"), "an app shows no code"
