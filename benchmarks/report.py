@@ -135,14 +135,17 @@ def excerpt(record: Record) -> str:
 
 
 def behind(record: Record) -> list[str]:
-    """Where a peer is closer than all of ours, a line a test, and where one takes less time by evaluation."""
+    """Where a peer is closer than all of ours, a line a test with its setting, and where one takes less time a call."""
     found, sides = [], [[r for r in record["errors"] if (r["library"] == "zsnr") is own] for own in (True, False)]
     for test, cells in record["errors"][0]["cells"].items():
         said = []
         for budget in cells:
             our, peer = (closest(side, test, budget) for side in sides)
             if (e := _error(peer, test, budget)) < (a := _error(our, test, budget)):
-                said.append(f"{budget} ({peer['library']} {peer['name']} {printed(test, e)}, ours {printed(test, a)})")
+                how = ", ".join(
+                    filter(None, (f"{peer['library']} {peer['name']}", peer["cells"][test][budget].get("setting")))
+                )
+                said.append(f"{budget} ({how}: {printed(test, e)}, ours {printed(test, a)})")
         found += [f"{HEADS[test]}, at {', '.join(said)}"] if said else []
     for r in (r for r in record["overhead"] if r["library"] == "zsnr"):
         peers = [p for p in record["overhead"] if p["library"] != "zsnr" and p["microseconds"] <= r["microseconds"]]

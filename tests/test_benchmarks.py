@@ -142,10 +142,10 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 
 def test_a_peer_that_is_ahead_is_bold_and_said():
     def row(library, name, error):
-        return {"library": library, "name": name, "cells": {"gaussian": {"10": {"error": error}}}}
+        return {"library": library, "name": name, "cells": {"gaussian": {"10": {"error": error, "setting": "order 4"}}}}
 
     record = {"errors": [row("zsnr", "eab", 0.02), row("azula", "zEAB", 0.01)], "overhead": []}
-    said = "Gaussian, %, at 10 (azula zEAB 1, ours 2)"
+    said = "Gaussian, %, at 10 (azula zEAB, order 4: 1, ours 2)"
     assert report.excerpt(record).splitlines()[2:] == [
         "| zsnr, eab | 2 |", "| azula, zEAB | **1** |", "", f"Peers are ahead of all of ours: {said}."
     ]  # fmt: skip
