@@ -1,0 +1,86 @@
+"""The physics of finding 4: variances of Gaussian data instead of samples, and what is measured of networks."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import zsnr
+from lab.studies import churn, churn_maruyama, churn_networks, churn_peers, churn_pictures, churn_removed
+from zsnr.noise import generators, randn
+from zsnr.path import EDM
+from zsnr.samplers import GAMMA_MAX
+
+
+def test_a_path_by_the_coefficients_is_the_librarys():
+    """The same noises in the same order."""
+    variance, grid, rng = churn.VARIANCES, zsnr.karras(18), generators([3])
+    start = randn((1, 4), generators([4]), torch.float64)
+    exact = zsnr.Gaussian(torch.zeros(4), variance)
+    whole = zsnr.samplers.churn(exact, start, grid, S_churn=4.0, path=EDM, generators=generators([3]))
+    x = start[0]
+    for phi, psi in pairwise(grid.tolist()):
+        a, b = churn.affine(churn.algorithm2(4 / 18), variance, phi, psi)
+        x = a * x + b * randn((1, 4), rng, torch.float64)[0]
+    assert (x - whole[0]).abs().max() < 1e-9
+
+
+def test_churn_settles_at_s_noise_with_an_exact_way_back_and_above_it_with_heun():
+    signal = torch.tensor([0.25, 1.0, 4.0], dtype=torch.float64)
+    assert churn.settled(churn.exactly, signal, GAMMA_MAX, 1.007).numpy() == pytest.approx(1.007, abs=1e-9)
+    assert (churn.settled(churn.by_heun, signal, GAMMA_MAX) > 1.005).all()
+
+
+def test_diffusers_answers_are_those_of_the_exact_denoiser():
+    """D = x - sigma eps = c_skip x + c_out F = lambda / (lambda + sigma^2) x."""
+    x, variance, sigma, d = torch.ones(1, dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64), 3.0, 0.5
+    right = variance / (variance + sigma**2) * x
+    c_skip, c_out = d * d / (sigma**2 + d * d), sigma * d / math.hypot(sigma, d)
+    assert (x - sigma * churn_peers.eps(x, sigma, variance)).item() == pytest.approx(right.item())
+    assert (c_skip * x + c_out * churn_peers.raw(x, sigma, variance)).item() == pytest.approx(right.item())
+
+
+def test_both_ways_of_asking_add_the_same_noise_to_one_point():
+    """Data of variance 0 keep nothing of the network's answer but the noise: b is sigma's share that is fresh."""
+    phi, psi = zsnr.karras(8)[2:4].tolist()
+    variance = torch.tensor([1e6], dtype=torch.float64)  # the denoiser leaves such data as they are
+    noises = [
+        churn.affine(churn_maruyama.SAME_NOISE[name](phi, psi), variance, phi, psi)[1].abs().item()
+        for name in ("Euler-Maruyama", "Algorithm 2, order 1")
+    ]
+    assert noises[0] == pytest.approx(noises[1], rel=1e-3)
+
+
+def test_contrast_detail_and_saturation_of_a_board():
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).expand(1, 1, 2, 2)
+    assert churn_pictures.contrast(board).item() == 1
+    assert churn_pictures.detail(board).item() == pytest.approx(math.sqrt(8))
+    assert churn_pictures.detail(torch.ones(1, 1, 2, 2)).item() == 0
+    assert churn_pictures.saturated(torch.tensor([[[[1.03, 1.0], [-1.1, 0.0]]]])).item() == 0.5
+
+
+def test_a_chain_that_stays_on_its_picture_departs_from_nothing():
+    first = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    off = churn_pictures.departure(churn_pictures.contrast, first, [first, first], first)
+    assert off.abs().max() < 1e-12
+    more = churn_pictures.departure(churn_pictures.contrast, first, [1.1 * first], first)
+    assert more.mean().item() == pytest.approx(0.1)
+
+
+def test_a_network_that_removes_too_much_is_measured_so():
+    """On Gaussian data, x - D = 1.02 times the exact one."""
+    sigma, excess = np.array([0.1, 0.5, 2.0]), 0.02
+    k = 1 - (1 + excess) * sigma**2 / (1 + sigma**2)
+    r = (1 - k) ** 2 * (1 + sigma**2) / sigma**2
+    network = churn_removed.Removed(sigma, r, (1 - k) ** 2 + k**2 * sigma**2, values=10_000)
+    assert network.too_much[0] == pytest.approx(excess)
+    assert network.too_much[1][0] < excess < network.too_much[1][1]
+    value, ends = churn_removed.restoring((0.21, (0.0, 0.44)))
+    assert (value, *ends) == pytest.approx((1.1, 1.0, 1.2))
+
+
+def test_a_difference_of_distances_has_both_errors():
+    value, (low, high) = churn_networks.less((5.0, 3.0), (4.0, 4.0))
+    assert (value, low, high) == (1.0, -4.0, 6.0)
