@@ -29,6 +29,7 @@ def test_the_loss_at_the_start_is_1_for_e_and_falls_with_the_noise_for_d():
     images, sigmas = garments(), np.array([0.01, 1.0, 80.0])
     sigma_data = images.draw(200, torch.Generator().manual_seed(0))[0].square().mean().sqrt().item()
     assert ladder_loss.largest_output("E", images, sigmas, sigma_data) == 0
+    assert not ladder_loss.Zero()(torch.ones(2, 3), torch.ones(2), torch.ones(2, 2)).any()
     curve, means = ladder_loss.at_start(images, 400, sigmas, sigma_data)
     assert curve.mean(1).tolist() == pytest.approx([1, 1, 1], abs=0.1)
     assert means["E"] == pytest.approx(curve.mean(1).tolist(), rel=1e-4)
