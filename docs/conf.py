@@ -19,7 +19,7 @@ html_title = "zsnr"
 copyright = "the zsnr authors"
 html_show_sphinx = html_show_sourcelink = html_copy_source = False
 root_doc = "docs/index"
-include_patterns = ["README.md", "docs/**.md", "notebooks/*/*.ipynb", "benchmarks/results/*.md"]
+include_patterns = ["README.md", "docs/**.md", "notebooks/**.ipynb", "benchmarks/results/*.md"]
 exclude_patterns = [".*", "build", "results", "scratch", "dvcstore", "data", "**.failed.ipynb", "**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 extensions += ["site_pages", "site_docstrings"]

@@ -63,6 +63,8 @@ def read(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = notebook(full.read_text(encoding="utf-8") if full.exists() else source[0])
     elif name == "docs/index":
         source[0] = index(source[0])
+    else:
+        source[0] = source[0].replace("```mermaid", "```text")  # GitHub draws it; here it would take a browser's script
 
 
 def classes(text: str) -> list[str]:
