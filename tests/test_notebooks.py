@@ -1,5 +1,7 @@
-"""The notebooks are pairs, run from top to bottom."""
+"""The notebooks are pairs, run from top to bottom, and short enough to be read."""
 
+import re
+import statistics
 from pathlib import Path
 
 import jupytext
@@ -65,3 +67,20 @@ def test_the_parameters_come_first_and_the_kernel_is_named(source):
     assert tagged == [first]
     assert parameters.declared(notebook)
     assert notebook.metadata.get("kernelspec") == execute.KERNEL
+
+
+@pytest.mark.parametrize(
+    "source", [path for path in SOURCES if path.parent.name == "findings"], ids=lambda path: path.stem
+)
+def test_a_finding_is_read_and_not_scrolled(source):
+    text = source.read_text(encoding="utf-8")
+    cells = jupytext.reads(text, fmt="py:percent").cells
+    lines = [len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code"]
+    told, coded = (
+        len(re.findall(r"\w+", " ".join(cell.source for cell in cells if (cell.cell_type == "code") is kind)))
+        for kind in (False, True)
+    )
+    assert len(text.splitlines()) <= 250
+    assert statistics.median(lines) <= 12
+    assert max(lines) <= 25
+    assert told >= coded / 3
