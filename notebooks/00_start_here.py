@@ -57,7 +57,7 @@ display(
 )
 
 # %% [markdown]
-# ## It is not the network's fault
+# ## Even a perfect network loses brightness
 #
 # For these pictures the best possible denoiser is known in closed form (`lab/models/backdrop.py`). It has nothing to learn and makes no error. Sample with it
 # from the same noises, once by the flawed schedule as its users do, and once by the fixed one. What differs between the two sheets is the schedule, and
@@ -102,7 +102,7 @@ except ValueError as refusal:
 #
 # Now each picture is asked for with a word, *black* or *white*, which means the darkest or the brightest fifth of the backdrops. Exact denoisers that were told
 # the word still start from noise that looks medium grey to them. Below them are two small networks that were trained in this repository: the flawed one
-# predicts $\epsilon$ on Stable Diffusion's schedule, and the fixed one was fine-tuned from it with all three changes.
+# predicts $\epsilon$ on Stable Diffusion's schedule, and the fixed one was fine-tuned from such a model with all three changes.
 
 # %%
 told = [start.exact_denoiser(images, word) for word in start.ASKED]

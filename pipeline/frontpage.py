@@ -20,7 +20,7 @@ from pipeline.checkout import ROOT
 PAGE = ROOT / "README.md"
 MARKS = "<!-- result -->\n", "<!-- /result -->"
 MEANING = """*Direction*: the sign is right, and the paper has no number to meet. *Arithmetic*: the paper's own numbers,
-put together. *Inconclusive*: the 95 % interval (in brackets below) crosses the edge of what the claim allows."""
+put together. *Inconclusive*: the 95 % interval (in brackets below) has values on both sides of the claim's bound."""
 Interval = tuple[float, float]
 
 
@@ -37,8 +37,8 @@ def counts(rows: list[dict[str, str]]) -> str:
     words = [word for row in rows for word in claims.words(row)]
     each = ", ".join(f"{words.count(v)} {v}" for v in claims.VERDICTS if v in words)
     return (
-        f"{len(rows)} claims have {len(words)} verdicts, as exact denoisers and trained networks are judged apart: "
-        f"**{each}**."
+        f"{len(rows)} claims, {len(words)} verdicts, as some have one for exact denoisers (formulas) and one for "
+        f"trained networks. **{each[0].upper()}{each[1:]}**."
     )
 
 
@@ -59,9 +59,10 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
     yield (
         flawed[1][1] < fixed[1][0] and gain[1][0] > 0,
         f"**Zero terminal SNR brings dark and bright pictures back.** The brightness of backdrops spreads "
-        f"{number(*flawed)} times as wide as in the data with the flawed model, {number(*fixed)} times with the fixed "
-        f"one, each with its usual sampler; with one sampler for both, the difference is {number(*gain)}. "
-        "All without guidance. ([finding 3](notebooks/findings/03_offset_noise.ipynb))",
+        f"{number(*flawed)} times as wide as in the data with the flawed model (DDIM, {short} leading "
+        f"steps), {number(*fixed)} times with the fixed one (Heun, {long} calls, trailing). With that "
+        f"sampler for both, the difference is {number(*gain)}. All without guidance. "
+        "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
 
     def lost(model: str, spacing: str, *keys: str) -> tuple[float, Interval]:
@@ -77,10 +78,11 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
     worse = -distance[0], (-distance[1][1], -distance[1][0])
     yield (
         rescaled[1][0] > trailing[1][1] > trailing[1][0] > 0 and x0[1][0] < 0 < x0[1][1] and worse[1][0] > 0,
-        f"**Of the fixes, the schedule matters most for brightness.** All together widen that spread by "
-        f"{number(*every)}. Without zero terminal SNR, {number(*rescaled)} is lost, without trailing steps "
-        f"{number(*trailing)}. With x0- in place of v-prediction no loss is seen ({number(*x0)}), but the Fréchet "
-        f"distance to the data grows by {number(*worse)}. ([finding 14](notebooks/findings/14_finetuning.ipynb))",
+        f"**Of the fixes, the schedule matters most for brightness.** Without guidance, all together widen that spread "
+        f"by {number(*every)}. Without zero terminal SNR, {number(*rescaled)} is lost, without trailing steps "
+        f"{number(*trailing)}. If the network predicts x0 instead of v, no loss is seen ({number(*x0)}), "
+        f"but the Fréchet distance to the data grows by {number(*worse)}. "
+        "([finding 14](notebooks/findings/14_finetuning.ipynb))",
     )
 
     def exposed(**how: float | str) -> tuple[float, Interval]:
@@ -94,8 +96,8 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
     yield (
         none[1][1] < in_v[1][1] < in_eps[1][0] and plain[1][0] < in_eps[0] < plain[1][1],
         f"**Guidance rescale works on v, and has almost no effect on ε.** Guidance with w = 7.5 over-exposes "
-        f"{number(*plain, 100)} % of the pixels, no guidance {number(*none, 100)} %. Rescaled in full on v it is "
-        f"{number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. "
+        f"{number(*plain, 100)} % of the pixels, no guidance {number(*none, 100)} %. Rescaled in full (φ = 1) on v it "
+        f"is {number(*in_v, 100)} %, on ε {number(*in_eps, 100)} %. "
         "([finding 9](notebooks/findings/09_rescaled_guidance.ipynb))",
     )
 
@@ -105,8 +107,8 @@ def findings(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[bool, s
     yield (
         fixes[1][0] < 0 < fixes[1][1] and churn[1][0] < 0 < churn[1][1] and guided[1][1] < 0,
         f"**Two gains in image quality are not seen here.** In Fréchet distance, all fixes of Lin et al. together gain "
-        f"{number(*fixes)} (Z-19), and EDM's churn gains {number(*churn)} for a trained network (E-33): both are "
-        f"inconclusive. With guidance the fixes lose {number(-guided[0])} [{number(-guided[1][1])}, "
+        f"{number(*fixes)} (Z-19; below 0 is worse), EDM's churn gains {number(*churn)} for a trained network (E-33): "
+        f"both are inconclusive. With guidance the fixes lose {number(-guided[0])} [{number(-guided[1][1])}, "
         f"{number(-guided[1][0])}]. (findings [14](notebooks/findings/14_finetuning.ipynb), "
         "[4](notebooks/findings/04_heun_churn.ipynb))",
     )
@@ -130,12 +132,12 @@ def block(results: Path = ROOT / "results") -> str:
         ValueError: the numbers no longer bear a finding out.
     """
     rows = json.loads((results / "claims.json").read_text(encoding="utf-8"))
-    lines = [*textwrap.wrap(counts(rows), 110), "", *textwrap.wrap(MEANING, 110), ""]
+    lines = [*textwrap.wrap(counts(rows), 118), "", *textwrap.wrap(MEANING, 118), ""]
     for k, (holds, text) in enumerate(findings(results / "full", rows), 1):
         if not holds:
             raise ValueError(f"the numbers do not bear this out any more, write it anew in {__file__}: {text}")
         lines += textwrap.wrap(
-            f"{k}. {text}", 110, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+            f"{k}. {text}", 118, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
         )
     return "\n".join(lines) + "\n"
 

@@ -80,7 +80,7 @@ def test_the_readmes_code_runs(tmp_path):
 
 def test_the_readmes_findings_are_the_pipelines():
     rows = json.loads((ROOT / "results/claims.json").read_text())
-    assert page.readme(README, rows) == README, "make docs"
+    assert page.readme(TEXTS["README.md"], rows) == TEXTS["README.md"], "make docs"
 
 
 @pytest.mark.parametrize("name", [name for name, code in CODE.items() if code and name != "README.md"])
@@ -97,15 +97,19 @@ def headings(text: str) -> set[str]:
 @pytest.mark.parametrize(("name", "link"), sorted(set(LINKS)))
 def test_a_link_leads_somewhere(name, link):
     path, _, anchor = link.partition("#")
-    page = (ROOT / name).parent / path if path else ROOT / name
-    assert page.exists()
-    assert not anchor or anchor in headings(page.read_text(encoding="utf-8"))
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.exists()
+    text = target.read_text(encoding="utf-8") if anchor else ""
+    if target.suffix == ".ipynb" and anchor:
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert not anchor or anchor in headings(text)
 
 
 def test_every_page_is_linked():
-    """But those that pages begin at: on GitHub the README, on the site its index."""
+    """But those that pages begin at, on GitHub the README, on the site its index, which alone lists the stages."""
     linked = {((ROOT / name).parent / link.partition("#")[0]).resolve() for name, link in LINKS}
-    assert {page for page in PAGES if page not in (README, ROOT / "docs/index.md")} <= linked
+    assert {page for page in PAGES if page not in (README, ROOT / "docs/index.md", ROOT / "docs/stages.md")} <= linked
 
 
 def test_the_readme_can_be_read_in_one_go():

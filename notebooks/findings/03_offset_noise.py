@@ -48,8 +48,9 @@ flawed, fixed = Cell("control", "trailing", "ddim", long), Cell("zsnr", "trailin
 spread = [study.text(cell, "level", "std_ratio") for cell in (flawed, fixed)]
 gap = measured(*study.difference(fixed, flawed, "level", "std_ratio"))
 say(
-    "By the same sampler, from the same noises, the backdrops of the flawed model have "
-    f"**{spread[0]}** of the data's standard deviation, and those of the fixed model **{spread[1]}**; the difference is {gap}."
+    f"By the same sampler (DDIM, {long} trailing steps), from the same noises, the backdrops of the flawed model have "
+    f"**{spread[0]}** of the data's standard deviation, and those of the fixed model **{spread[1]}**; the difference is {gap}. "
+    f"With offset noise, sampled as its users do (DDIM, {short} leading steps), it is {study.text(Cell('offset', 'leading', nfe=short), 'level', 'std_ratio')}."
 )
 
 # %%

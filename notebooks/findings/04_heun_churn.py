@@ -14,7 +14,7 @@
 # much of it loses detail and shifts colours. Networks that were trained the original way gain from it, EDM's own on CIFAR-10 lose. A trained denoiser
 # removes slightly too much noise, which $S_\text{noise}$ slightly above 1 makes up for.
 #
-# **What would refute it.** Churn changes the statistics of an exact denoiser's pictures; or networks that were trained the original way do not gain
+# **What would refute it.** Churn changes the statistics of an exact denoiser's pictures by more than E-37's band; or networks that were trained the original way do not gain
 # from it; or trained networks remove no more variance than an exact denoiser does.
 
 # %% tags=["parameters"]
@@ -43,9 +43,9 @@ removed, most = networks.removed(), networks.amounts[-1]
 grid = churn.whole_grid(churn.STDS)
 gain, strongest, excess = networks.gain("original"), networks.most_gain("original"), removed["original"].too_much
 say(
-    f"Churn lowers the Fréchet distance of the network that was trained the original way by **{measured(*gain, '.2f')}** at the setting "
-    f"that was named beforehand, and by **{measured(*strongest, '.2f')}** at the strongest one. Of EDM's own network the strongest "
-    f"lowers it by {measured(*networks.most_gain('edm'), '.2f')} (below 0 it does harm). With an exact denoiser of Gaussian data the most churn "
+    f"What churn gains in Fréchet distance (below 0 it does harm): **{measured(*gain, '.2f')}** for the network that was trained the original "
+    f"way, at the setting that was named beforehand, and **{measured(*strongest, '.2f')}** at the strongest one; for EDM's own network "
+    f"{measured(*networks.most_gain('edm'), '.2f')} at the strongest. With an exact denoiser of Gaussian data the most churn "
     f"that Algorithm 2 allows changes the std of the pictures by at most {(grid['zsnr, Heun'] - 1).abs().max():.1%}. At the middle levels the "
     f"original network removes {abs(excess[0]):.1%} too {'much' if excess[0] > 0 else 'little'} noise."
 )

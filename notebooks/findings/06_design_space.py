@@ -57,9 +57,9 @@ figures.save(exact.figure2(curves), out, "figure2_exact")
 
 # %% [markdown]
 # *Error (RMSE per pixel to the exact end point of the ODE from the same latent, median over 32 latents) by the number of evaluations. DDIM has
-# $\sigma = t$ from the start, so it has no yellow line. VE's lines become flat because its steps end at $\sigma_{min} = 0.02$.*
+# $\sigma = t$ from the start, so it has no brown line. VE's lines become flat because its steps end at $\sigma_{min} = 0.02$.*
 #
-# VE's sampler gains most, as the paper says. The gains of VP and DDIM are smaller than the paper's. These data are smooth, and the original samplers
+# VE's sampler gains most, as the paper says. All three gains are smaller than the paper's, but their order is the same. These data are smooth, and the original samplers
 # of VP and DDIM are already good after 100 evaluations; the factors grow with the accuracy that is asked for (section 5).
 #
 # ## 1. One ODE
@@ -224,7 +224,7 @@ grids.starts_table(errors, (10, 25, 50))
 # *Error of the standard deviation by the variance of the data, by where a sampler starts, its steps and its path. A sharp dip is a change of sign.
 # Steps* power 1.5 *are $\tan\varphi = (u/(1-u))^{1.5}$ with equal steps of $u$;* trailing *steps are those of Stable Diffusion's rescaled schedule.*
 # What fails at 4096 is not the number but the path: on $\sigma = t$ the first trailing step is longer than all others together, and Heun's method
-# averages two slopes over it. The same start in the angle does no harm.
+# averages two slopes over it. In the angle the same start does as well as zero SNR.
 #
 # ## 7. A trained network
 #

@@ -54,8 +54,8 @@ if answers.exact:
     whole, _, schedule, network = answers.parts("base", plain)
     strong, ideal, *_ = answers.parts("base", unrescaled)
     say(
-        f"Of the flawed model's shortfall of {whole[0]:.2f}, the exact denoiser on the same schedule shows {schedule:.2f}; the other "
-        f"{network[0]:.2f} are the network's own error. Strong guidance takes every answer further from grey: at $w = {guided.w:g}$ the "
+        f"The flawed model falls short by {whole[0]:.2f}. The schedule alone costs {schedule:.2f} of it (exact denoisers, flawed against "
+        f"zero SNR), and the network's own error {network[0]:.2f}. Strong guidance takes every answer further from grey: at $w = {guided.w:g}$ the "
         f"flawed model's shortfall is {strong[0]:.2f}, and that of the exact denoiser at zero SNR {ideal:.2f}."
     )
 figures.save(prompts_figures.pictures(answers), out, "figure3")
@@ -83,8 +83,8 @@ table(rows, {"who answers": "", "guided": "", **dict.fromkeys(data.WORDS, "+.2f"
 
 # %% [markdown]
 # *Mean level of the backdrop for each word with its 95 % interval over pictures, without guidance (left) and with the
-# paper's (right). Grey: the levels that the word means, and their mean. The two flawed models stay near medium grey for
-# every word; the fixed model follows the words.*
+# paper's (right). Grey: the levels that the word means, and their mean. Without guidance the two flawed models stay near
+# medium grey for every word; the fixed model follows the words.*
 #
 # ## The fixed model, held against the truth
 #
@@ -140,15 +140,15 @@ for setting, remark in ((plain, ""), (unrescaled, note)):
 # %% [markdown]
 # *Mean level under black (filled) and under white (open), for every model and every choice of time steps. Rows as in the
 # first figure. Grey: the levels that the word means. Diamonds: the exact denoiser on the same schedule. The time steps
-# matter little here. Guidance without rescaling takes the fixed model and the one with offset noise beyond the data's range
-# of $[-1, 1]$, where the exact denoiser stops.*
+# matter little here. Guidance without rescaling takes every model beyond the data's range of $[-1, 1]$ under
+# black, where the exact denoiser stops.*
 #
 # ## Is the schedule the cause?
 #
 # The exact denoiser decides: on the flawed schedule it falls short by what the schedule costs, and by nothing else. A
 # trained model is then held against the exact denoiser at zero terminal SNR, guided alike, so that what guidance does to
-# any model is no part of the difference. The claim speaks of black and of white, so the lesser shortfall of the two
-# decides; its interval allows for the choice.
+# any model is no part of the difference. The claim speaks of black and of white, so we take the smaller shortfall of
+# the two, and widen its interval for this choice.
 
 # %%
 if answers.exact:

@@ -23,6 +23,7 @@ out_dir = ""
 
 # %%
 import json
+import warnings
 
 import torch
 from diffusers import DDIMScheduler
@@ -33,6 +34,7 @@ from lab.studies import audits, diffusers_bugs
 from lab.studies.diffusers_bugs import ZERO
 from zsnr.audit.report import ranges
 
+warnings.simplefilter("ignore")  # of diffusers, about what is audited here
 out, _ = start("15_audit", out_dir)
 reports, unjudged = audits.schedulers(counts, slow_counts)
 published = audits.published(counts)
