@@ -234,13 +234,8 @@ trained = rho_trained.read(results)
 figures.save(draw.figure13c(trained), out, "figure13c")
 what = f"trained network: Frechet distance at rho = {', '.join(map(str, trained.middle))} over the smallest of all"
 claim("E-21", what, list(trained.middle.values()), at_most=1.02, note=trained.note)
-gap, pair = trained.gap()
-claim(
-    "E-21",
-    "trained network: smallest Frechet distance at rho <= 2 less the largest at rho = 5 ... 10",
-    gap,
-    interval=pair,
-)
+what, (gap, pair) = "smallest Frechet distance at rho <= 2 less the largest at rho = 5 ... 10", trained.gap()
+claim("E-21", f"trained network: {what}", gap, interval=pair)
 say(
     f"*Fréchet distance of the trained network's pictures, by $\\rho$. It is smallest at {trained.best}; within 2 % of it, the paper's own spread "
     f"of a FID, are {', '.join(map(str, trained.alike))}. Real pictures have {trained.real:.2f}.*"
