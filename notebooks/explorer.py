@@ -22,9 +22,9 @@
 start = {"model": "exact denoiser", "schedule": "Stable Diffusion", "spacing": "leading", "solver": "ddim", "steps": 25}
 
 # %%
-from lab.studies import explorer
+from lab.studies import explorer_widgets
 
-explorer.show(**start)
+explorer_widgets.show(**start)
 
 # %% [markdown]
 # ## Things to try

@@ -7,7 +7,7 @@ The names are those of the notebook's `parameters` cell, which holds literals; a
     out_dir, results     the folders of the run, made from the profile
     PROFILE.SECTION      the sections of params.yaml that are the notebook's own or named on the command line; what
                          stands in groups within a section counts as if it stood in the section itself
-    PROFILE.run          what holds for the whole profile: threads, precision, batch
+    PROFILE.run          what holds for the whole profile: threads, precision, batch, optimizer
     data                 where the pictures are, and how many of them carry a word
     the notebook         its own default, for a finding and in smoke; the defaults of stages are those of smoke
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import zsnr
+from lab.measure import metrics
+from lab.measure.store import Results, Row
 from lab.studies import churn, churn_maruyama, churn_networks, churn_peers, churn_pictures, churn_removed
 from zsnr.noise import generators, randn
 from zsnr.path import EDM
@@ -81,6 +83,25 @@ def test_a_network_that_removes_too_much_is_measured_so():
     assert (value, *ends) == pytest.approx((1.1, 1.0, 1.2))
 
 
-def test_a_difference_of_distances_has_both_errors():
-    value, (low, high) = churn_networks.less((5.0, 3.0), (4.0, 4.0))
-    assert (value, low, high) == (1.0, -4.0, 6.0)
+def test_a_distance_of_features_is_torchmetrics():
+    """Whose covariance and root are its own; one classifier is the features' identity."""
+    g = torch.Generator().manual_seed(0)
+    real, drawn = torch.randn(300, 64, generator=g), 1.3 * torch.randn(200, 64, generator=g) + 0.1
+    identity = torch.nn.Identity()
+    identity.num_features = 64
+    expected = metrics.Frechet(identity, real)(drawn)
+    real = real.double()
+    assert churn_networks.frechet(drawn.double(), real.mean(0), real.T.cov()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_difference_of_distances_is_taken_picture_by_picture():
+    """Of a set and itself the difference is 0, surely; of a shifted one, the square of the shift."""
+    g = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 4, generator=g, dtype=torch.float64)
+    reference = {"mean": torch.zeros(4, dtype=torch.float64), "covariance": torch.eye(4, dtype=torch.float64)}
+    networks = churn_networks.Networks(Results([Row({"study": "reference"}, {}, reference)]))
+    near, far = (churn_networks.Distance(0.0, 0.0, features - features.mean(0) + shift) for shift in (0.0, 1.0))
+    value, (low, high) = networks.less(far, near)
+    assert value == pytest.approx(4)
+    assert 3 < low < 4 < high < 5
+    assert networks.less(near, near) == (0, (0, 0))

@@ -18,6 +18,7 @@ from lab.report.claims import (
     Check,
     claims,
     load,
+    power,
     save,
     summary,
     table,
@@ -466,8 +467,41 @@ def test_row_shows_what_was_measured(two_scopes):
     assert (last["scope"], last["value"], last["band"]) == ("", "4.03599e-05", "= 4.035993e-05 (rel 2e-05)")
     assert [c["notebook"] for c in r["checks"]] == ["07", "01", "01"]
     # what would decide it is said where nothing does
-    assert row(replace(q, interval=(-1, 1)))["checks"][0]["decides"] == "more pictures"
+    undecided = row(replace(q, interval=(-1, 1)))["checks"][0]
+    assert undecided["decides"].startswith("at most 9 times as many repeats, for the claim")
+    assert undecided["decides"].endswith("; or more pictures")
     assert row(q)["pending"] == ["exact"]
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "says"),
+    [
+        (0.1, (-0.2, 0.4), "at most 9 times as many repeats, for"),
+        (0.1, (-0.2, 9), "at most 9 times as many repeats, for"),  # the other side does not matter
+        (-0.1, (-9, 0.2), "at most 9 times as many repeats, against"),
+        (0.01, (-0.1, 0.1), "at most 121 times as many repeats, for"),
+        (0.001, (-1, 1), "more than 1000 times as many repeats, for"),
+        (0.0, (-1, 1), "more than 1000 times as many repeats, for"),
+        (-0.2, (-0.4, 0.0), "at most 1 times as many repeats, against"),  # ends at the edge
+    ],
+)
+def test_the_sample_that_would_decide_a_check_of_one_number(two_scopes, value, interval, says):
+    """The interval would end at the band's edge, 0: it shrinks with the square root of the sample."""
+    found = power(Check("Z-01", "q", value, interval=interval))
+    assert found == f"{says} the claim, if the value stays (of what the interval is over)"
+
+
+@pytest.mark.parametrize("interval", [(-1, float("inf")), (float("nan"), 1)], ids=str)
+def test_an_interval_without_an_end_says_nothing_of_the_sample(two_scopes, interval):
+    assert power(Check("Z-01", "q", 0.5, interval=interval)) == ""
+
+
+def test_the_farther_edge_is_the_one_to_reach(monkeypatch):
+    """Both have to lie outside: 3 in [-1, 7] against [0, 4] is (4 / 1)^2 from one edge, (4 / 3)^2 from the other."""
+    entry = claims()["Z-01"] | {"primary": {"row": {"what": "p", "why": "w", "at_least": 0, "at_most": 4}}}
+    real = claims()
+    monkeypatch.setattr(lab.report.claims, "claims", lambda: real | {"Z-01": entry})
+    assert power(Check("Z-01", "p", 3.0, interval=(-1, 7))).startswith("at most 16 times")
 
 
 def test_a_row_shows_its_one_scope_plainly():

@@ -118,7 +118,8 @@ def test_weights_that_are_no_probabilities_are_refused(bad):
 
 
 FOREGROUND, MASK = normal(3, 2, 4, 4).clamp(-1, 1), torch.rand(3, 1, 4, 4, generator=G) < 0.5
-BACKDROP = UniformBackdrop(FOREGROUND, MASK)
+FOREGROUND = FOREGROUND * MASK
+BACKDROP = UniformBackdrop(FOREGROUND, ~MASK)
 
 
 def by_quadrature(x: torch.Tensor, phi: float, nodes: int = 8001) -> torch.Tensor:
@@ -158,7 +159,7 @@ def test_at_zero_snr_v_is_minus_the_mean_of_the_data():
 
 def test_a_foreground_that_leaves_no_backdrop_is_refused():
     with pytest.raises(ValueError, match="foreground 1 leaves no backdrop"):
-        UniformBackdrop(FOREGROUND, torch.stack([MASK[0], MASK[1] | True, MASK[2]]))
+        UniformBackdrop(FOREGROUND, torch.stack([~MASK[0], MASK[1] & False, ~MASK[2]]))
 
 
 @pytest.mark.parametrize("denoiser", [GAUSSIANS["full"][0], GAUSSIANS["diagonal"][0], Empirical(POINTS)])

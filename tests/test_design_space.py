@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import zsnr
+from lab.measure.store import Results, Row
+from lab.report.claims import claims
 from lab.studies import design_curvature, design_exact, design_grids, design_network, design_originals, design_space
 
 
@@ -68,3 +70,46 @@ def test_from_zero_snr_power_steps_err_least_and_the_stand_in_fails_on_sigma():
     trailing = design_grids.trailing
     assert abs(design_grids.std_error(trailing(10))[-1]) < 0.08
     assert design_grids.std_error(trailing(10, 4096.0), design_space.EDM)[-1] > 10
+
+
+def swept(error):
+    """A sweep of every sampler at 13, 35 and 64 evaluations, whose errors are error(solver, evaluations)."""
+    rows = [Row({"study": "real", "n": n}, {"frechet": 1.0, "frechet_interval": (0.9, 1.1)}) for n in (4, 8)]
+    for solver, path, steps, alpha in dict.fromkeys(
+        [name for panel in design_network.PANELS.values() for name in panel.values()]
+        + [design_network.EULER_EDM, design_network.RK2_EDM, design_network.RK45_EDM]
+    ):
+        for n in (13, 35, 64):
+            columns = {"study": "design", "solver": solver, "path": path, "steps": steps, "alpha": alpha, "nfe": n}
+            measures = {
+                "evaluations": n,
+                "frechet": 2.0,
+                "frechet_interval": (1.9, 2.1),
+                "over_converged": (1.01, 1.0, 1.02),
+            }
+            rows.append(Row(columns, measures, {"error": error(solver, n) * torch.arange(1.0, 5.0)}))
+    return design_network.Network(Results(rows))
+
+
+def test_a_network_that_follows_the_paper_has_every_error_check_hold():
+    network = swept(lambda solver, n: {"heun": 1 / n**2, "rk2": 0.9 / n**2}.get(solver, 1 / n))
+    found = {(id, what): (value, band) for id, what, (value, _), band in design_network.error_checks(network)}
+    assert {id for id, _ in found} == {"E-10", "E-25", "E-29", "E-30", "E-35"}
+    primary = {(id, c["what"]) for id in ("E-10", "E-25", "E-29", "E-35") for c in claims()[id]["primary"].values()}
+    assert {key for key, (_, band) in found.items() if not band} == set(found) & primary
+    assert len(set(found) & primary) == 4
+    assert found["E-29", "network: error of Heun at 35 evaluations over Euler's at 64, sigma = t"][0] == pytest.approx(
+        64 / 35**2
+    )
+    assert found["E-10", "network: error at alpha = 1.1 over alpha = 1, 35 evaluations"][0] == pytest.approx(0.9)
+    assert design_network.less(network).startswith("0.05")
+    assert len(design_network.figure2(network).axes) == 6
+
+
+def test_errors_are_compared_latent_by_latent():
+    """Paired, a common factor of each latent's error does not widen the interval."""
+    a = np.random.default_rng(0).lognormal(sigma=2.0, size=200)
+    assert design_network.error_ratio(0.5 * a, a) == (0.5, pytest.approx((0.5, 0.5)))
+    value, (low, high) = design_network.error_ratio(a, a[::-1].copy())
+    assert value == pytest.approx(1)
+    assert low < 0.8 < 1.2 < high

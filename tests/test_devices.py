@@ -119,7 +119,7 @@ DENOISERS |= {
     "Gaussian": lambda: Gaussian(there()[0], there()[0]),
     "Empirical": lambda: zsnr.Empirical(there()),
     "Mixture": lambda: MIXTURE,
-    "backdrop": lambda: backdrop.UniformBackdrop(there(), POINTS[:, :1] * 9 % 1 > 0.5),
+    "backdrop": lambda: backdrop.UniformBackdrop(there(), POINTS[:, :1] * 9 % 1),
 }
 PATHS = {f"{name}, {grid}": partial(sample, lambda: GAUSSIANS[0], name, grid) for name in ALL for grid in GRIDS}
 PATHS |= {f"noise there, {name}": partial(sample, make) for name, make in DENOISERS.items()}

@@ -172,6 +172,17 @@ def test_asymmetry_of_known_matrices():
     assert error < 0.02
 
 
+def test_a_network_with_attention_can_be_asked():
+    """Its derivative goes both ways, through attention and norms: no kernel without them is taken."""
+    torch.manual_seed(0)
+    net = network.ConditionalUNet(widths=(8, 16)).eval()
+    nn.init.normal_(net.head[-1].weight, std=0.1)
+    x, labels = seeded(2, 1, 32, 32).float(), torch.tensor([[1, 5], [2, 5]])
+    field = partial(net, step=torch.tensor([500, 500]), class_labels=labels)
+    ratio, error = sweep.asymmetry(field, x, 2, torch.Generator().manual_seed(0))
+    assert 0 < error < ratio < 1.5
+
+
 def test_the_error_of_an_asymmetry_is_its_spread():
     x, truth, z = seeded(100, 2), math.sqrt(8 / 14), []
     for seed in range(200):

@@ -72,7 +72,7 @@ class Model:
         foreground, mask, label = shapes()
         mine = torch.ones_like(label, dtype=torch.bool) if kind is None else label == kind
         wider, tau = 0.2 * self.flaw, TEXTURE + 0.15 * self.flaw
-        return noisy(UniformBackdrop(foreground[mine], mask[mine], low - wider, high + wider), tau)
+        return noisy(UniformBackdrop(foreground[mine], ~mask[mine], low - wider, high + wider), tau)
 
 
 Method = Callable[[Denoiser, Denoiser, Denoiser, float], Denoiser]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Generator, Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lab.models.network import load
 from zsnr import edm
@@ -81,13 +82,14 @@ def asymmetry(D: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: 
     """||J - J^T|| / ||J|| of D's Jacobian (Frobenius) over (B, ...) points by random probes, and its standard error.
 
     0 for a conservative field, as D = x + sigma^2 grad log p is; sqrt 2 for a matrix of independent entries. With
-    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by a jvp, J^T u by a vjp. The error is over
+    u ~ N(0, I), E|Ju - J^T u|^2 = ||J - J^T||^2 and E|Ju|^2 = ||J||^2; Ju by two vjps, J^T u by one. The error is over
     points: probes of one point share its Jacobian.
     """
     numerator, denominator = [], []
     for _ in range(probes):
         u = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        forward = torch.func.jvp(D, (x,), (u,))[1]
+        with sdpa_kernel(SDPBackend.MATH):  # the one attention that can be differentiated twice
+            forward = torch.autograd.functional.jvp(D, x, u)[1]
         backward = torch.func.vjp(D, x)[1](u)[0]
         numerator.append((forward - backward).square().flatten(1).sum(1))
         denominator.append(forward.square().flatten(1).sum(1))

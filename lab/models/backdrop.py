@@ -1,10 +1,11 @@
-r"""The exact denoiser of pictures on a backdrop whose level is uniform: x0 = m_k g_k + c (1 - m_k), c ~ U[low, high].
+r"""The exact denoiser of pictures on a backdrop whose level is uniform: x0 = a_k + c b_k, c ~ U[low, high].
 
-Given k, the density of x_phi in c is a Gaussian cut off at low and high, so both the evidence for k and
-E[c | x_phi, k] are closed forms in the normal distribution (derived for this project):
+a_k is the foreground on a backdrop of level 0, b_k = 1 - alpha_k the share of the backdrop in each pixel. Given k, the
+density of x_phi in c is a Gaussian cut off at low and high, so both the evidence for k and E[c | x_phi, k] are closed
+forms in the normal distribution (derived for this project):
 
-    log p(x_phi | c, k) = cos/sin^2 x.a - cos^2/(2 sin^2) |a|^2 + B c - A c^2 / 2 + const,    a = m_k g_k
-    A = (cos/sin)^2 n_k,   B = cos/sin^2 x.(1 - m_k),   n_k = number of backdrop pixels
+    log p(x_phi | c, k) = cos/sin^2 x.a - cos^2/(2 sin^2) |a|^2 + B c - A c^2 / 2 + const
+    A = (cos/sin)^2 |b|^2,   B = cos/sin^2 x.b - (cos/sin)^2 a.b
 
 With it, the leak of the schedule, the choice of steps and the solver's error can be told apart from what a network
 learned.
@@ -17,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from lab.models.data import Images
 from zsnr.prediction import cos_sin
 from zsnr.schedule import exact
 
@@ -28,37 +30,41 @@ class UniformBackdrop:
 
     Args:
         foreground: (K, C, H, W), the pictures on a backdrop of level 0.
-        mask: (K, 1, H, W) bool, the pixels that are not backdrop; some backdrop must show in each.
+        backdrop: (K, 1, H, W), the share 1 - alpha in [0, 1] of the backdrop in each pixel; above 0 somewhere in each.
         low, high: the levels' bounds; a fifth of [-1, 1] is what a caption word says.
     """
 
-    def __init__(self, foreground: Tensor, mask: Tensor, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(self, foreground: Tensor, backdrop: Tensor, low: float = -1.0, high: float = 1.0) -> None:
         if not low < high:
             raise ValueError(f"levels from {low} to {high}: low must be below high")
         self.middle, self.half = (low + high) / 2, (high - low) / 2
-        backdrop = exact(~mask).expand_as(foreground).flatten(1)
-        self.a = exact(foreground).flatten(1) * (1 - backdrop)
-        self.backdrop, self.n = backdrop, backdrop.sum(1)
+        self.a = exact(foreground).flatten(1)
+        self.b = exact(backdrop).expand_as(foreground).flatten(1)
+        self.n, self.ab, self.energy = self.b.square().sum(1), (self.a * self.b).sum(1), self.a.square().sum(1)
         if self.n.min() == 0:
             raise ValueError(f"foreground {int(self.n.argmin())} leaves no backdrop: its level would be unknown")
-        self.energy = self.a.square().sum(1)
+
+    @classmethod
+    def of(cls, images: Images, index: Tensor, low: float = -1.0, high: float = 1.0) -> UniformBackdrop:
+        """That of the indexed images."""
+        return cls(images.compose(index, torch.zeros(len(index))), images.backdrop(index), low, high)
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)
-        a, backdrop, n, energy, state = self.a, self.backdrop, self.n, self.energy, x.cpu()
+        a, b, n, state = self.a, self.b, self.n, x.cpu()
         flat = state.double().flatten(1)
         if c == 0:
-            mean = (a + self.middle * backdrop).mean(0).expand_as(flat)
+            mean = (a + self.middle * b).mean(0).expand_as(flat)
         else:
-            on_a, on_b = flat @ a.T, flat @ backdrop.T
+            on_a, on_b = flat @ a.T, flat @ b.T - c * self.ab
             precision = (c / s) ** 2 * n
             unit, log_mass = truncated_normal((on_b / (c * n) - self.middle) / self.half, precision.rsqrt() / self.half)
             level = self.middle + self.half * unit
             # what the integral over c leaves beside the truncated mass: exp(B^2 / 2A) sqrt(2 pi / A)
-            evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * energy
+            evidence = c / s**2 * on_a - (c / s) ** 2 / 2 * self.energy
             evidence = evidence + (on_b / s) ** 2 / (2 * n) - precision.log() / 2 + log_mass
             weight = evidence.softmax(1)
-            mean = weight @ a + (weight * level) @ backdrop
+            mean = weight @ a + (weight * level) @ b
         return ((c * state - mean.view(x.shape)) / s).to(x)
 
 

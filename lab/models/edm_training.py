@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from lab.models.augment import LABELS, augment
 from lab.models.network import ConditionalUNet
@@ -96,7 +95,7 @@ class AugmentedUNet(ConditionalUNet):
         condition = self.embed_class(class_labels[:, 0]) + self.embed_word(class_labels[:, 1])
         if augment_labels is not None:
             condition = condition + self.embed_augment(augment_labels)
-        return pixel_shuffle(self.unet(pixel_unshuffle(x, 2), step, class_labels=condition).sample, 2)
+        return self.predict(x, step, condition)
 
 
 def set_dropout(network: nn.Module, p: float) -> None:

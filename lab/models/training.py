@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+import lab
 from zsnr.diffusers.card import Card
 from zsnr.finetune import loop
 from zsnr.finetune.checkpoint import History
 from zsnr.finetune.loop import generator, seed_dropout
-from zsnr.finetune.recipe import Recipe
+from zsnr.finetune.recipe import Recipe, precision_facts
 from zsnr.prediction import check_loss, check_prediction, loss_weight, target
 from zsnr.schedule import Schedule
 
@@ -111,6 +114,12 @@ def fit(
     )
     trained.card = Card(recipe.prediction, schedule)  # type: ignore[assignment]
     return trained, history
+
+
+def record(path: Path, precision: str, **facts: Any) -> None:
+    """Write a training's facts as JSON, with where it was computed, and the precision that was chosen for `auto`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**facts, **lab.environment(), **precision_facts(precision)}) + "\n")
 
 
 def _example(

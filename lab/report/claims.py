@@ -171,6 +171,23 @@ class Check:
         return next(o for o in ("contradicts", "inconclusive", "holds") if o in self.outcomes())
 
 
+def power(c: Check) -> str:
+    """What sample would decide an inconclusive check of one number, if its value and its spread stayed as they are.
+
+    The side of the interval towards an edge of the band shrinks with the square root of the sample, or faster where the
+    sample is a few seeds, and decides once it ends there.
+    """
+    ((value, band, interval),) = c.elements()
+    value, (low, high) = float(value), map(float, interval)
+    if not all(map(math.isfinite, (value, low, high))):
+        return ""
+    sides = [(value - edge, value - low if edge < value else high - value) for edge in band if low <= edge <= high]
+    factor = max(((side / distance) ** 2 if distance else math.inf) for distance, side in sides)
+    times = f"at most {math.ceil(factor - 1e-9)} times" if factor < 1000 else "more than 1000 times"
+    way = "for" if band[0] <= value <= band[1] else "against"
+    return f"{times} as many repeats, {way} the claim, if the value stays (of what the interval is over)"
+
+
 measure = Check  # its name in the findings
 
 
@@ -292,6 +309,7 @@ def _reason(c: Check) -> str:
 def _shown(c: Check) -> dict[str, str]:
     """A check as text, and of a primary one what claims.yaml says of it."""
     scope, primary = c.scope, claims()[c.id].get("primary", {}).get(c.scope, {})
+    undecided = bool(scope) and c.outcome == "inconclusive" and not isinstance(c.value, list)
     return {
         "scope": scope,
         "what": c.what,
@@ -302,7 +320,7 @@ def _shown(c: Check) -> dict[str, str]:
         "short": _short(c) if scope else "",
         "reason": _reason(c) if scope else "",
         "why": primary.get("why", ""),
-        "decides": primary.get("decides", "") * (c.outcome == "inconclusive"),
+        "decides": "; or ".join(filter(None, [power(c), primary.get("decides", "")])) if undecided else "",
         "note": c.note,
         "notebook": c.notebook,
     }

@@ -29,21 +29,21 @@ def frechet(networks: Networks) -> Figure:
     fig, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharey=True, layout="constrained")
     places = [0.0, *networks.amounts]
     for ax, (name, title) in zip(axes, NETWORKS.items(), strict=True):
-        _bars(ax, [0], [networks.at(name, 0)], "k", color=INK, fmt="D", label="no churn")
+        _bars(ax, [0], [networks.at(name, 0)[:2]], "k", color=INK, fmt="D", label="no churn")
         for k, (label, kind) in enumerate(KINDS.items()):
             known = []
             for i, S in enumerate(networks.amounts, start=1):
                 there = [other for other in KINDS.values() if (name, S, *other) in networks.cells]
                 if kind in there:
                     shift = there.index(kind) - (len(there) - 1) / 2
-                    known.append((i + 0.16 * shift, networks.at(name, S, *kind)))
+                    known.append((i + 0.16 * shift, networks.at(name, S, *kind)[:2]))
             look = {"fmt": "o" if k < 2 else "s", "color": COLOURS["control" if k < 2 else "zsnr"]}
             fill = "white" if k % 2 else look["color"]
             text = label.replace("S_noise", r"$S_\mathrm{noise}$")
             _bars(ax, [x for x, _ in known], [c for _, c in known], fill, label=text, **look)
         ax.axhline(networks.real, color=INK, lw=0.8, ls=":", label="real pictures")
         ax.set(title=f"{name}:\n{title}", xlabel=r"$S_\mathrm{churn}$", xlim=(-0.5, len(places) - 0.5), yscale="log")
-        ax.set_xticks(range(len(places)), [f"{S:g}" for S in places])
+        ax.set_xticks(range(len(places)), [f"{S:g}\nγ = {networks.gamma(S):.2f}" for S in places], fontsize=7)
     bottom, top = axes[0].get_ylim()
     marks = [v for v in (1, 2, 5, 10, 20, 50, 100, 200, 500) if bottom <= v <= top]
     axes[0].set_yticks(marks, [f"{v:g}" for v in marks])
@@ -72,7 +72,11 @@ def exact(grid: Mapping[str, Tensor], errors: Mapping[str, np.ndarray]) -> Figur
     for (g, rise), shade in zip(inflation.items(), shades, strict=True):
         axes[0].semilogx(SIGNAL, 100 * rise, color=shade, label=rf"Heun, $\gamma = {g:.3f}$")
     axes[0].axhline(0, color=INK, lw=0.8, ls=":", label="exact way back")
-    axes[0].set(xlabel=r"$\lambda / \sigma^2$", ylabel="excess of the std / %", title="churn at one level")
+    axes[0].set(
+        xlabel=r"variance of data / noise, $\lambda / \sigma^2$",
+        ylabel="excess of the std / %",
+        title="churn at one level",
+    )
     axes[0].set(xticks=[0.01, 0.1, 1, 10, 100])
     axes[0].xaxis.set_minor_locator(NullLocator())
     looks = {
@@ -176,7 +180,7 @@ def in_place(networks: Networks, name: str = "original") -> Figure:
         column[1].axhline(0, color=INK, lw=0.8, ls=":")
         if "first" in title:
             column[0].axhline(1, color=INK, lw=0.8, ls=":")
-    axes[0, 0].set_ylabel(r"$S_\mathrm{noise} = 1$")
-    axes[1, 0].set_ylabel(r"$S_\mathrm{noise} = 1.007$, less that")
+    axes[0, 0].set_ylabel(r"with $S_\mathrm{noise} = 1$")
+    axes[1, 0].set_ylabel(r"change by $S_\mathrm{noise} = 1.007$")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return fig

@@ -6,14 +6,18 @@ All of it was measured by stage `sweep` of EDM's pipeline on three small network
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lab import ROOT
 from lab.measure.store import Results, load
+from lab.measure.sweep import jackknife
 from lab.report.tables import Table, table
 from lab.studies.churn_pictures import FACTORS, Mean, change, contrast, detail, mean_of, saturated
 from lab.studies.churn_removed import Removed
@@ -31,14 +35,21 @@ KINDS = {
     "within [.05, 1], S_noise 1.007": ("middle", 1.007),
 }
 """Where noise is replaced, and with what S_noise."""
-Distance = tuple[float, float]
-"""A Frechet distance and half its jackknife interval."""
 
 
-def less(a: Distance, b: Distance) -> Mean:
-    """a - b and its interval; the two are taken as independent, which is cautious: all cells share their noises."""
-    half = math.hypot(a[1], b[1])
-    return a[0] - b[0], (a[0] - b[0] - half, a[0] - b[0] + half)
+class Distance(NamedTuple):
+    """A Frechet distance, half its jackknife interval, and the (n, 64) features of the pictures."""
+
+    value: float
+    half: float
+    features: Tensor
+
+
+def frechet(features: Tensor, mean: Tensor, covariance: Tensor) -> float:
+    """|m - mean|^2 + tr(C + covariance - 2 (C covariance)^(1/2)) of the features' own m and C."""
+    own = features.T.cov()
+    root = torch.linalg.eigvals(own @ covariance).sqrt().real.sum()
+    return ((features.mean(0) - mean).square().sum() + own.trace() + covariance.trace() - 2 * root).item()
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,23 @@ class Networks:
         found = {}
         for m in self.drawn.where(study="churn"):
             low, high = m["frechet_interval"]
-            found[m["model"], float(m["S_churn"]), m["range"], m["S_noise"]] = m["frechet"], (high - low) / 2
+            cell = Distance(m["frechet"], (high - low) / 2, m.tensors["features"].double())
+            found[m["model"], float(m["S_churn"]), m["range"], m["S_noise"]] = cell
         return found
+
+    def less(self, a: Distance, b: Distance) -> Mean:
+        """a - b and its interval."""
+        return self.jackknife(lambda a, b: a - b, a, b)
+
+    def jackknife(self, statistic: Callable[..., float], *cells: Distance) -> Mean:
+        """Of distances, over tuples of pictures: one of each cell, with the same starting noise and class."""
+        real = self.drawn.one(study="reference").tensors
+
+        def of(tuples: Tensor) -> float:
+            return statistic(*(frechet(side, real["mean"], real["covariance"]) for side in tuples.unbind(1)))
+
+        tuples = torch.stack([cell.features for cell in cells], 1)
+        return of(tuples), jackknife(of, tuples)
 
     @cached_property
     def N(self) -> int:
@@ -63,14 +89,14 @@ class Networks:
         return (calls + 1) // 2
 
     @property
-    def sizes(self) -> list[int]:
-        """Numbers of pictures; the churned cells have the fewest."""
-        return sorted(self.drawn.where(study="real").values("n"))
+    def pictures(self) -> int:
+        """Of each churned cell."""
+        return len(next(iter(self.cells.values())).features)
 
     @property
     def real(self) -> float:
         """The distance of as many real pictures."""
-        return float(self.drawn.one(study="real", n=self.sizes[0])["frechet"])
+        return float(self.drawn.one(study="real", n=self.pictures)["frechet"])
 
     @cached_property
     def amounts(self) -> list[float]:
@@ -93,26 +119,32 @@ class Networks:
 
     def gain(self, name: str) -> Mean:
         """Of the named setting over no churn."""
-        return less(self.at(name, 0), self.at(name, self.named, "middle", 1.007))
+        return self.less(self.at(name, 0), self.at(name, self.named, "middle", 1.007))
 
     def harm(self, name: str, S: float) -> Mean:
         """Of churn at all levels with S_noise = 1."""
-        return less(self.at(name, S), self.at(name, 0))
+        return self.less(self.at(name, S), self.at(name, 0))
 
     def most_gain(self, name: str) -> Mean:
         """Of the largest S_churn, at all levels with S_noise = 1, over no churn."""
-        return less(self.at(name, 0), self.at(name, self.amounts[-1]))
+        return self.less(self.at(name, 0), self.at(name, self.amounts[-1]))
 
     def costs(self, S: float) -> list[Mean]:
         """Of S_noise = 1, of all levels, of both, on the original network against both corrections."""
         kinds = (("middle", 1.0), ("all", 1.007), ("all", 1.0))
         best = self.at("original", S, "middle", 1.007)
-        return [less(self.at("original", S, *kind), best) for kind in kinds]
+        return [self.less(self.at("original", S, *kind), best) for kind in kinds]
 
     def around_the_least(self) -> tuple[Mean, Mean]:
-        """Original network, all levels: the largest S_churn, and no churn, less the least between them."""
-        least = min((self.at("original", S) for S in self.amounts[:-1]), key=lambda c: c[0])
-        last, none = (less(self.at("original", S), least) for S in (self.amounts[-1], 0))
+        """Original network, all levels: the largest S_churn, and no churn, less the least between them.
+
+        The least is chosen anew in each replicate of the jackknife, so that the choice widens the interval.
+        """
+        between = [self.at("original", S) for S in self.amounts[:-1]]
+        last, none = (
+            self.jackknife(lambda a, *others: a - min(others), self.at("original", S), *between)
+            for S in (self.amounts[-1], 0)
+        )
         return last, none
 
     def table(self) -> Table:
@@ -133,13 +165,14 @@ class Networks:
                 g = self.gamma(S)
                 best[g] = min(best.get(g, cell), cell, key=lambda c: c[0])
         least = min(best, key=lambda g: best[g][0])
-        near = [g for g, c in best.items() if less(c, best[least])[1][0] <= 0]
+        near = [g for g, c in best.items() if self.less(c, best[least])[1][0] <= 0]
         return least, (min(near), max(near))
 
     def removed(self) -> dict[str, Removed]:
         """By network, on held-out pictures."""
         shape = self.drawn.where(study="real").rows[0].tensors["pictures"].shape[1:]
-        values = self.sizes[-1] // 2 * math.prod(shape)
+        held_out = max(self.drawn.where(study="real").values("n")) // 2
+        values = held_out * math.prod(shape)
         found = {}
         for name in NETWORKS:
             m = self.drawn.one(study="network", model=name)

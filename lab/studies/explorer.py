@@ -1,8 +1,8 @@
-r"""The explorer: choose a model, a grid and a solver, and see what they draw, beside the truth.
+r"""What the explorer computes: a model, a grid and a solver are chosen, and draw, beside the truth.
 
-    draw(Settings(spacing="leading", steps=25)) -> Drawn        all that is computed, by calls of zsnr
-    figure(drawn)                               -> Figure       all that is shown
-    show(steps=25)                                              the same behind widgets, in a notebook or in Voila
+    draw(Settings(spacing="leading", steps=25)) -> Drawn        here, by calls of zsnr
+    figure(drawn)                               -> Figure       in explorer_figure
+    show(steps=25)                                              in explorer_widgets: for a notebook, or for Voila
 
 Four models. The *exact denoiser* knows ten garments on backdrops of uniform level, the *exact mixture* two Gaussians of
 one pixel: what they draw differs from the truth by the grid and the solver alone. The *flawed* and the *fixed network*
@@ -12,25 +12,14 @@ errors of their own, too. A choice that cannot work is refused by the library, a
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Collection
-from io import BytesIO
-from typing import Any
 
-import ipywidgets as widgets
-import matplotlib as mpl
 import numpy as np
 import torch
-from IPython.display import display
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import zsnr
@@ -39,7 +28,6 @@ from lab.models import data, network
 from lab.models.backdrop import UniformBackdrop
 from lab.models.mixture import Mixture
 from lab.models.variants import find
-from lab.report import figures
 from zsnr.denoisers import Denoiser
 
 RESULTS = ROOT / "results/full"
@@ -284,9 +272,9 @@ def _images() -> data.Images:
 def _backdrop(prompt: str) -> UniformBackdrop:
     """The exact denoiser of one garment of each class, on backdrops of the levels that the prompt asks for."""
     images = _images()
-    shows = ~images.mask.flatten(1).all(1)  # some backdrop, without which its level is unknown
+    shows = ~images.fills  # some backdrop, without which its level is unknown
     index = torch.tensor([int((shows & (images.label == k)).nonzero()[0]) for k in range(len(images.classes))])
-    return UniformBackdrop(images.compose(index, torch.zeros(len(index))), images.mask[index], *bounds(prompt))
+    return UniformBackdrop.of(images, index, *bounds(prompt))
 
 
 @functools.cache
@@ -318,191 +306,3 @@ def _asked(s: Settings, n: int, word: str) -> zsnr.NetworkDenoiser:
     labels = [[k % classes, data.WORDS.index(word) if word != "none" else words] for k in range(n)]
     schedule = SCHEDULES[s.schedule]()
     return zsnr.NetworkDenoiser(net, schedule, find(variant).prediction, class_labels=torch.tensor(labels))
-
-
-# --- what is shown
-
-
-def headline(drawn: Drawn) -> str:
-    """Evaluations, the spread and the mean of the levels against the truth, and the error, in one line."""
-    ratio, half = drawn.std_ratio
-    parts = [
-        f"{drawn.evaluations} evaluations",
-        f"level: std {ratio:.2f} ± {half:.2f} of the truth's, mean {drawn.level.mean().item():+.2f}"
-        f" (truth {drawn.truth.mean:+.2f})",
-    ]
-    parts += [f"RMSE {drawn.error:.3f} to the exact flow from zero SNR"] if drawn.error is not None else []
-    return " · ".join(parts)
-
-
-def figure(drawn: Drawn) -> Figure:
-    """The noise levels, one pixel's way from noise to picture, the spread of the levels, and the pictures."""
-    with mpl.rc_context(figures.STYLE):  # type: ignore[arg-type]
-        fig = Figure(figsize=(9.6, 5.4), dpi=100)
-        FigureCanvasAgg(fig)
-        above = {"top": 0.94, "bottom": 0.45, "left": 0.045, "right": 0.985, "wspace": 0.22}
-        left, middle, right = fig.subplots(1, 3, width_ratios=(0.85, 1.2, 1.2), gridspec_kw=above)
-        _levels(left, drawn)
-        _way(middle, drawn)
-        _spread(right, drawn)
-        sheets = [(drawn.pictures, "drawn")]
-        if drawn.converged is not None:
-            sheets.append((drawn.converged, "the exact flow from zero SNR, from the same noises"))
-        for k, (pictures, title) in enumerate(sheets):
-            ax = fig.add_axes((0.02, 0.19 - 0.17 * k, 0.965, 0.14) if _two(drawn) else (0.02, 0.03, 0.965, 0.26))
-            some = pictures[:COMPARED].float()
-            figures.pictures(ax, some.expand(-1, -1, data.SIZE, data.SIZE), len(some))
-            ax.set_title(title, loc="left", pad=3)
-    return fig
-
-
-def png(fig: Figure) -> bytes:
-    """The figure as a file."""
-    file = BytesIO()
-    fig.savefig(file, format="png", dpi=fig.dpi, bbox_inches=None, pil_kwargs={"compress_level": 1})
-    return file.getvalue()
-
-
-def _two(drawn: Drawn) -> bool:
-    return drawn.converged is not None
-
-
-def _levels(ax: Axes, drawn: Drawn) -> None:
-    """The grid on the quarter circle: x_phi = cos(phi) x0 + sin(phi) eps."""
-    circle = np.linspace(0, math.pi / 2, 100)
-    ax.plot(np.cos(circle), np.sin(circle), color="0.8", lw=1)
-    phi = drawn.grid.numpy()
-    x, y = np.cos(phi), np.sin(phi)
-    ax.add_collection(LineCollection([[(0, 0), p] for p in zip(x, y, strict=True)], colors="0.9", lw=0.6))
-    ax.plot(x, y, "o", color=figures.COLOURS["zsnr"], ms=4)
-    ax.plot(x[:1], y[:1], "o", color=figures.COLOURS["control"], ms=6)
-    c, s = zsnr.prediction.cos_sin(phi[0])
-    begin = f"start: SNR {c * c / (s * s):.2g}, φ = {math.degrees(phi[0]):.2f}°"
-    ax.set(xlim=(-0.05, 1.06), ylim=(-0.05, 1.06), aspect="equal", xticks=[0, 1], yticks=[0, 1], anchor="N")
-    ax.set(xlabel="signal, cos φ", ylabel="noise, sin φ", title=f"noise levels, {len(phi) - 1} steps\n{begin}")
-    ax.grid(visible=False)
-
-
-def _way(ax: Axes, drawn: Drawn) -> None:
-    """One pixel of some pictures, from noise to its value; at the end as bright as it is drawn."""
-    phi, way = np.degrees(drawn.visited.numpy()), drawn.path[:, :24].numpy()
-    lines = [np.column_stack([phi, one]) for one in way.T]
-    ends = mpl.colormaps["cividis"]((way[-1].clip(-1, 1) + 1) / 2)
-    ax.add_collection(LineCollection(lines, colors=ends, lw=1))
-    ax.scatter(np.zeros(way.shape[1]), way[-1], c=ends, s=14, zorder=3, clip_on=False)
-    ax.set(xlim=(92, -2), ylim=(-3, 3), xticks=[90, 60, 30, 0], xlabel="noise level φ, in degrees")
-    ax.set_title("one pixel of the backdrop, picture by picture")
-
-
-def _spread(ax: Axes, drawn: Drawn) -> None:
-    """The levels of all pictures, and the truth's density."""
-    kind = "zsnr" if drawn.grid[0] == math.pi / 2 else "control"
-    level = drawn.level.double().numpy().clip(-RANGE, RANGE)
-    bins = np.linspace(-RANGE, RANGE, 33 if len(level) > 500 else 17).tolist()
-    ax.hist(level, bins, density=True, color=figures.COLOURS[kind], alpha=0.75, label=f"{len(level)} drawn")
-    ax.plot(drawn.truth.level, drawn.truth.density, color=figures.COLOURS["data"], lw=1.4, label="truth")
-    ax.set(xlabel="level of the backdrop (-1 black, 1 white)", yticks=[], xlim=(-RANGE, RANGE))
-    ax.set_ylim(0, 2.5 * drawn.truth.density.max() if len(level) < 50 else None)
-    ax.set_title("spread of the levels")
-    ax.legend(loc="upper right", fontsize=7)
-
-
-# --- the widgets
-
-WIDE = widgets.Layout(width="290px")
-NARROW = {"description_width": "84px"}
-
-
-def controls(settings: Settings) -> dict[str, Any]:
-    """A widget for each field of the settings, by its name."""
-
-    def choice(name: str, options: Any) -> widgets.Dropdown:
-        return widgets.Dropdown(options=list(options), value=getattr(settings, name))
-
-    def slider(kind: type, name: str, low: float, high: float, step: float, **more: Any) -> Any:
-        return kind(value=getattr(settings, name), min=low, max=high, step=step, **more)
-
-    made = {
-        "model": choice("model", MODELS),
-        "prompt": choice("prompt", PROMPTS),
-        "w": slider(widgets.FloatSlider, "w", 1, 10, 0.5),
-        "phi": slider(widgets.FloatSlider, "phi", 0, 1, 0.1),
-        "schedule": choice("schedule", SCHEDULES),
-        "spacing": choice("spacing", GRIDS),
-        "steps": slider(widgets.IntSlider, "steps", 1, 60, 1),
-        "rho": slider(widgets.FloatSlider, "rho", 1, 12, 0.5),
-        "sigma_max": widgets.FloatLogSlider(value=settings.sigma_max, min=0, max=3, step=0.1),
-        "solver": choice("solver", SOLVERS),
-        "S_churn": slider(widgets.FloatSlider, "S_churn", 0, 40, 1),
-    }
-    for name, control in made.items():
-        control.description, control.layout, control.style = name, WIDE, NARROW
-    return made
-
-
-class Explorer(widgets.HBox):
-    """Controls on the left, what they lead to on the right: a headline, and the figure or the library's refusal."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.controls = controls(settings)
-        self.headline, self.notes, self.image = widgets.HTML(), widgets.HTML(), widgets.Image(format="png")
-        for widget, name in ((self.headline, "headline"), (self.notes, "notes"), (self.image, "figure")):
-            widget.add_class(f"zsnr-{name}")
-        self.image.layout = widgets.Layout(width="960px", max_width="100%", height="auto")
-        right = widgets.VBox([self.headline, self.notes, self.image], layout=widgets.Layout(flex="1 1 auto"))
-        left = widgets.VBox(list(self.controls.values()), layout=widgets.Layout(flex="0 0 310px"))
-        super().__init__([left, right])
-        for control in self.controls.values():
-            control.observe(self._changed, "value")
-        self.redraw()
-
-    @property
-    def settings(self) -> Settings:
-        """What is chosen."""
-        return Settings(**{name: control.value for name, control in self.controls.items()})
-
-    def _changed(self, change: Any) -> None:
-        own = NETWORKS.get(self.controls["model"].value)
-        schedule = "rescaled to zero SNR" if own and find(own).zero_snr else "Stable Diffusion"
-        if change["owner"] is self.controls["model"] and own and self.controls["schedule"].value != schedule:
-            self.controls["schedule"].value = schedule  # which draws, as every change does
-        else:
-            self.redraw()
-
-    def redraw(self) -> None:
-        """Disable what does not apply, draw, and show it, or say why not."""
-        settings, started = self.settings, time.perf_counter()
-        used = settings.used()
-        for name, control in self.controls.items():
-            control.disabled = name not in used
-            if hasattr(control, "continuous_update"):
-                control.continuous_update = settings.model not in NETWORKS  # too slow to follow the hand
-        if settings.model in NETWORKS:
-            self.headline.value = _styled("asking the network ...")
-        try:
-            drawn = draw(settings)
-        except (ValueError, FloatingPointError, FileNotFoundError) as error:
-            self.headline.value, self.notes.value = _styled("not possible"), _styled(str(error), "refusal")
-            self.image.layout.display = "none"
-            return
-        self.image.value = png(figure(drawn))
-        self.image.layout.display = None
-        self.notes.value = "".join(_styled(note, "refusal") for note in drawn.notes)
-        self.headline.value = _styled(f"{headline(drawn)} · {time.perf_counter() - started:.2f} s")
-
-
-def _styled(text: str, kind: str = "headline") -> str:
-    """Text in the page's own font: what is refused is set apart."""
-    style = {"headline": "font-weight:600", "refusal": "padding:8px 12px;border-left:4px solid #d1495b;max-width:60em"}
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f'<div style="line-height:1.5;{style[kind]}">{escaped}</div>'
-
-
-def show(**chosen: Any) -> None:
-    """Display the explorer, from these settings on; where no kernel runs, such as on a web page, its first figure."""
-    app = Explorer(Settings(**chosen))
-    bundle = dict(app._repr_mimebundle_())
-    bundle["text/plain"] = "The explorer: open this notebook in JupyterLab, or with Voila, to use it."
-    if app.image.layout.display is None:
-        bundle["image/png"] = base64.b64encode(app.image.value).decode()
-    display(bundle, raw=True)

@@ -115,7 +115,7 @@ class Case:
 
     @property
     def has_backdrop(self) -> bool:
-        return not bool(self.train.mask.all())
+        return not bool(self.train.fills.all())
 
     @cached_property
     def known(self) -> Tensor:
@@ -131,22 +131,22 @@ class Case:
     def ideal(self) -> Denoiser:
         """The best denoiser of these pictures, on uniform backdrops where they have one."""
         if self.has_backdrop:
-            return UniformBackdrop(self.garments, self.train.mask[self.known])
+            return UniformBackdrop.of(self.train, self.known)
         return Empirical(self.garments)
 
     @cached_property
     def own(self) -> dict[str, float]:
         """The class's std a pixel (root mean square over pixels) and std of the level, on uniform backdrops."""
         garment = self.train.compose(self.chosen, torch.zeros(len(self.chosen))).double()
-        backdrop = (~self.train.mask[self.chosen]).double()
-        variance = garment.square().mean(0) + backdrop.mean(0) / 3 - garment.mean(0).square()  # Var(level) = 1/3
+        backdrop = self.train.backdrop(self.chosen).double()
+        variance = garment.var(0, correction=0) + backdrop.square().mean(0) / 3  # Var(level) = 1/3
         level = data.level(garment).var() + data.level(backdrop).square().mean() / 3
         return {"pixel": variance.mean().sqrt().item(), "level": level.sqrt().item()}
 
     @property
     def backdrop(self) -> float:
         """Pixels of backdrop a picture of the class, on average."""
-        return (~self.train.mask[self.chosen]).sum((1, 2, 3)).double().mean().item()
+        return self.train.pixels(self.chosen)
 
     def noise(self, n: int | None = None, first: int = 0) -> Tensor:
         """The noises of n seeds from `first` on."""

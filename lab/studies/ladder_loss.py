@@ -132,7 +132,7 @@ def describe(train: data.Images, test: data.Images, n: int, held_out: int, sigma
     held, of = test.draw(held_out, generator(2, 3))
     average = means.float()[of[:, 0]].view_as(held)
     limit = (held - average).square().mean().item() / sigma_data**2
-    return Data(spectrum, limit, int((~train.mask.any(0)).sum()) - 1)
+    return Data(spectrum, limit, int((train.matte == 0).all(0).sum()) - 1)
 
 
 def dropped(sigmas: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:

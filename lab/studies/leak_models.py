@@ -147,7 +147,7 @@ class Base:
 def load_base(folder: Path, facts: Path, train: data.Images) -> Base:
     """From results/<profile>/zsnr and the data stage's data.json."""
     results = load(folder / "guide")
-    backdrop = (~train.mask).sum((1, 2, 3)).double().mean().item() or 240.0
+    backdrop = train.pixels() or 240.0
     return Base(by_cell(results), results, json.loads(facts.read_text()), backdrop, len(train.classes))
 
 
@@ -228,7 +228,7 @@ def directions(base: Base, train: data.Images, pictures: int, modes: int, exact:
     ends = {name: (VARIANTS[name].schedule.alpha_bar[-1].item(), VARIANTS[name].offset_noise) for name in measured}
     law = {name: std(*end) / true for name, end in ends.items()}
     flawed = tuple(name for name in measured if not VARIANTS[name].zero_snr)
-    if not train.mask.flatten(1).all(1).all():  # there is no exact denoiser of images that fill the frame
+    if not train.fills.all():  # there is no exact denoiser of images that fill the frame
         measured["exact"], law["exact"] = exact_projections(train, axes, exact, foregrounds), law["base"]
     return Directions(measured, law, true, flawed)
 
@@ -236,10 +236,10 @@ def directions(base: Base, train: data.Images, pictures: int, modes: int, exact:
 def exact_projections(train: data.Images, axes: Tensor, exact: int, foregrounds: int) -> Tensor:
     """The exact denoiser of each class on the flawed schedule, by Heun in 20 steps: projections on the axes."""
     grid = zsnr.power(20, phi_max=zsnr.schedule.stable_diffusion().angle[-1].item())
-    visible, classes, drawn = ~train.mask.flatten(1).all(1), len(train.classes), []
+    visible, classes, drawn = ~train.fills, len(train.classes), []
     for k in bar(range(classes), "exact denoiser"):
         keep = ((train.label == k) & visible).nonzero()[:foregrounds, 0]
-        denoiser = UniformBackdrop(train.compose(keep, torch.zeros(len(keep))), train.mask[keep])
+        denoiser = UniformBackdrop.of(train, keep)
         seeds = range(k, exact * classes, classes)
         noise = zsnr.randn((exact, *train.image.shape[1:]), zsnr.generators(seeds)).double()
         drawn.append(zsnr.heun(denoiser, noise, grid).flatten(1) @ axes.T)

@@ -129,12 +129,12 @@ def natural_fields(n: int) -> tuple[Tensor, Tensor]:
 
 
 def measure(source: str, n: int) -> Sets:
-    """The images of a source as they are drawn in training, as they are, and fields whose answer is known."""
+    """The images of a source as they are drawn in training, on black, and fields whose answer is known."""
     train = data.load(ROOT / source)
     drawn, _ = train.draw(n, generator(0, 2))
     index = torch.randperm(len(train), generator=generator(0, 3))[:n]
     sets = {"images": train.image[index].float() / 127.5 - 1}
-    if not bool(train.mask.all()):
+    if not bool(train.fills.all()):
         sets = {"on backdrops": drawn, **sets}
     first = next(iter(sets))
     sets[FIELDS], spectrum = natural_fields(min(n, 2048))

@@ -52,15 +52,17 @@ class Direction:
     """What is measured of a picture, as one direction in the space of its pixels.
 
     Args:
-        pixels: n, of which it is the common value; the backdrop's, or all.
+        pixels: n, of which it is the common value; the backdrop's, or all. Those of a rim count in part.
         mean, std: of the data.
-    known: whether the data are known to be uniform on [-1, 1] along it.
+        known: whether the data are known to be uniform on [-1, 1] along it.
+        offset: variance along it of one value that is added to every pixel; n where left out.
     """
 
     pixels: float
     mean: float
     std: float
     known: bool = False
+    offset: float = 0.0
 
     def law(self, alpha_bar_T: float, strength: float = 0.0, offset_start: bool = False) -> tuple[float, float]:
         """(std over the data's, bias) of Gaussian data of this variance, sampled in many steps (`zsnr.brightness`).
@@ -71,7 +73,7 @@ class Direction:
             offset_start: whether sampling starts from such noise; users start from plain noise.
         """
         root = math.sqrt(self.pixels)
-        nu = 1 + strength**2 * self.pixels
+        nu = 1 + strength**2 * (self.offset or self.pixels)
         start = nu if offset_start else 1.0
         mean, std = brightness.predicted(alpha_bar_T, self.pixels * self.std**2, root * self.mean, nu, start)
         return std, (mean - root * self.mean) / root
@@ -85,11 +87,11 @@ def read(results: str) -> tuple[Study, dict[Cell, Row]]:
 def directions(source: str) -> dict[str, Direction]:
     """The level of the backdrop, and the mean of the image; where images have no backdrop, the level of 240 pixels."""
     facts = json.loads((ROOT / "results/data/data.json").read_text())
-    mask = data.load(ROOT / source).mask
-    backdrop = (~mask).sum((1, 2, 3)).double().mean().item()
+    images = data.load(ROOT / source)
+    backdrop = images.pixels()
     return {
-        "level": Direction(backdrop or 240, facts["level_mean"], facts["level_std"], known=backdrop > 0),
-        "mean": Direction(mask[0].numel(), facts["mean"], facts["mean_std"]),
+        "level": Direction(backdrop or 240, facts["level_mean"], facts["level_std"], backdrop > 0, images.offset()),
+        "mean": Direction(images.image[0].numel(), facts["mean"], facts["mean_std"]),
     }
 
 

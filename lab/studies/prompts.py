@@ -214,14 +214,14 @@ def exact_answers(
     of all garments, on backdrops of any level. `zsnr.guidance` combines them as it combines a network's two answers.
     """
     order = torch.randperm(len(train), generator=loop.generator(2, 2))
-    order = order[~train.mask[order].flatten(1).all(1)]  # images that fill the frame have no such denoiser
+    order = order[~train.fills[order]]  # images that fill the frame have no such denoiser
     classes = range(len(train.classes))
     own = [order[train.label[order] == k][: max(exact // len(classes), 1)] for k in classes]
     if not all(map(len, own)):
         return {}
 
     def ideal(index: Tensor, low: float = -1.0, high: float = 1.0) -> UniformBackdrop:
-        return UniformBackdrop(train.compose(index, torch.zeros(len(index))), train.mask[index], low, high)
+        return UniformBackdrop.of(train, index, low, high)
 
     negative = ideal(torch.cat(own))
     positive = {word: by_class([ideal(index, *bounds(word)) for index in own]) for word in data.WORDS}

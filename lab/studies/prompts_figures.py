@@ -88,13 +88,13 @@ def black_and_white(answers: Answers) -> Figure:
                 if shown:
                     ideal = answers.level(EXACT[model], setting, word).mean()
                     ax.plot(i + 0.3, ideal, "D", ms=4, color="none", mec=INK, mew=0.9)
-        ax.set(ylabel="mean level", yticks=[-1.6, -0.8, 0, 0.8, 1.6], ylim=(-1.85, 1.85))
+        ax.set(ylabel="mean level", yticks=[-1.6, -0.8, 0, 0.8, 1.6], ylim=(-2.2, 2.2))
         ax.set_title(setting.title, loc="left", pad=3)
         ax.grid(axis="x", visible=False)
         for i in range(1, len(models)):
             ax.axvline(3 * i - 0.5, color="0.8", lw=0.6)
     for i, model in enumerate(models):
-        axes[0].text(3 * i + 1, 2.6, model, ha="center", color=figures.COLOURS[model], weight="bold")
+        axes[0].text(3 * i + 1, 3.1, model, ha="center", color=figures.COLOURS[model], weight="bold")
     axes[-1].set_xticks(range(12), SPACINGS * 4, rotation=30, ha="right")
     axes[-1].set_xlabel("time steps that sampling takes")
     marks = [

@@ -197,11 +197,12 @@ def branches(train: data.Images, foregrounds: int, states: int, generator: Gener
     Images that fill the frame have no backdrop, so no word: their denoisers are those of the pictures themselves.
     """
     K, words = len(train.classes), len(data.WORDS)
-    backdrops = not train.mask.all()
+    backdrops = not train.fills.all()
 
     def ideal(index: Tensor, low: float = -1.0, high: float = 1.0) -> Denoiser:
-        pictures = train.compose(index, torch.zeros(len(index)))
-        return UniformBackdrop(pictures, train.mask[index], low, high) if backdrops else Empirical(pictures)
+        if backdrops:
+            return UniformBackdrop.of(train, index, low, high)
+        return Empirical(train.compose(index, torch.zeros(len(index))))
 
     def some(label: int) -> Tensor:
         index = (train.label == label).nonzero()[:, 0]

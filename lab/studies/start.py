@@ -30,14 +30,13 @@ def garments(source: str | Path) -> data.Images:
     """One garment of each class."""
     images = data.load(source, "test")
     first = torch.tensor([int((images.label == k).nonzero()[0]) for k in range(len(images.classes))])
-    return data.Images(images.image[first], images.mask[first], images.label[first], images.classes)
+    return data.Images(images.image[first], images.matte[first], images.label[first], images.classes)
 
 
 def exact_denoiser(images: data.Images, word: str = "") -> UniformBackdrop:
     """The best denoiser there can be of these garments, on backdrops of every level, or of those that a word means."""
     k, width = (data.WORDS.index(word), 0.4) if word else (0, 2.0)
-    plain = images.compose(torch.arange(len(images)), torch.zeros(len(images)))
-    return UniformBackdrop(plain, images.mask, -1 + 0.4 * k, -1 + 0.4 * k + width)
+    return UniformBackdrop.of(images, torch.arange(len(images)), -1 + 0.4 * k, -1 + 0.4 * k + width)
 
 
 def noise(n: int) -> Tensor:
@@ -52,7 +51,7 @@ def last_step(tables: Mapping[str, tuple[zsnr.Schedule, str]], images: data.Imag
     """
     g = torch.Generator().manual_seed(0)
     index, eps = torch.arange(n) % len(images), torch.randn(n, 1, data.SIZE, data.SIZE, generator=g)
-    mask = images.mask[index]
+    plain = images.matte[index] == 0
     fig, (left, *rest) = plt.subplots(1, 1 + len(tables), figsize=(7, 2.2), width_ratios=(1.2, *[1] * len(tables)))
     for ax, (name, (schedule, colour)) in zip(rest, tables.items(), strict=True):
         a = schedule.sqrt_alpha_bar[-1].item()
@@ -60,7 +59,7 @@ def last_step(tables: Mapping[str, tuple[zsnr.Schedule, str]], images: data.Imag
         for what, level, style in (("black", -1, "black"), ("white", 1, "0.72"), ("noise", 0, figures.COLOURS[colour])):
             x0 = images.compose(index, torch.full((n,), float(level)))
             x = a * x0 + math.sqrt(1 - a * a) * eps if what != "noise" else eps
-            mean = (x * ~mask).sum((1, 2, 3)) / (~mask).sum((1, 2, 3))
+            mean = (x * plain).sum((1, 2, 3)) / plain.sum((1, 2, 3))
             ax.hist(
                 mean.numpy(), np.linspace(-0.3, 0.3, 61), density=True, histtype="step", color=style, lw=1.6, label=what
             )

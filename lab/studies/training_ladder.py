@@ -160,7 +160,7 @@ def note(rungs: Ladder, gains: Mapping[tuple[str, str], Mean]) -> str:
         "a classifier's features",
         f"EDM's loss over its p_train: {losses}",
         f"level std over the data's and W1: {levels}",
-        f"corrected leakage, F less E: {rungs.leak:.3f}, always applied: {rungs.leak_always:.3f}",
+        f"corrected share taken for augmented, F less E: {rungs.leak:.3f}, always applied: {rungs.leak_always:.3f}",
     ]
     unclear = [" to ".join(pair) for pair, (_, (low, high)) in gains.items() if low < 0 < high]
     worse = [" to ".join(pair) for pair, (_, (low, high)) in gains.items() if high < 0]

@@ -46,8 +46,8 @@ say(
     f"What churn gains in Fréchet distance (below 0 it does harm): **{measured(*gain, '.2f')}** for the network that was trained the original "
     f"way, at the setting that was named beforehand, and **{measured(*strongest, '.2f')}** at the strongest one; for EDM's own network "
     f"{measured(*networks.most_gain('edm'), '.2f')} at the strongest. With an exact denoiser of Gaussian data the most churn "
-    f"that Algorithm 2 allows changes the std of the pictures by at most {(grid['zsnr, Heun'] - 1).abs().max():.1%}. At the middle levels the "
-    f"original network removes {abs(excess[0]):.1%} too {'much' if excess[0] > 0 else 'little'} noise."
+    f"that Algorithm 2 allows changes the std of the pictures by at most {(grid['zsnr, Heun'] - 1).abs().max():.1%}. The noise that the "
+    f"original network removes too much at the middle levels: {measured(100 * excess[0], [100 * x for x in excess[1]], '.2f')} %."
 )
 figures.save(churn_figures.frechet(networks), out, "frechet")
 
@@ -113,7 +113,7 @@ claim("E-37", "the same from exactly zero SNR", grid["zsnr, Heun, from zero SNR"
 pictures = churn_pictures.read(source, points)
 found = churn_pictures.by_ideal_denoiser(pictures, chains, iterations)
 what = "ideal denoiser of pictures, sigma 2 and 10: change of the contrast"
-note = f"{points} pictures, {chains} chains of {iterations} iterations; below, a chain stays on its own picture"
+note = f"{points} pictures, {chains} chains of {iterations} iterations; below, most chains stay on their picture"
 claim("E-37", what, **of(churn_pictures.mixing(found)), note=note)
 for k, name in enumerate(("contrast", "detail")):
     what = f"ideal denoiser of {points} pictures, {iterations} iterations: change of the {name}, sigma .1, .5, 2, 10"
@@ -150,16 +150,16 @@ figures.save(churn_figures.exact(grid, compared.errors), out, "exact")
 #
 # ## Trained networks: is churn of use?
 #
-# The first figure has three small networks: *original*, trained as VP was; *edm*, trained as EDM is; *short*, the same but stopped early. One setting
-# is named beforehand: the $\gamma$ nearest to that of CIFAR-10 VP in Table 5, 0.117, within $[0.05, 1]$, with $S_\text{noise} = 1.007$. Differences
-# take both distances as independent, which is cautious, since all cells draw from the same noises. The optimum (Table 5's lie at $\gamma$ from 0.117 to
-# 0.3125) is taken over all settings; its interval holds every amount whose best distance is not surely above the least.
+# The first figure has three small networks: *original*, trained with VP's preconditioning and loss; *edm*, with EDM's; *short*, the same but stopped
+# early (all by Muon, where the paper takes Adam). One setting is named beforehand: the $\gamma$ nearest to that of CIFAR-10 VP in Table 5, 0.117,
+# within $[0.05, 1]$, with $S_\text{noise} = 1.007$. Differences are taken picture by picture, as all cells start from the same noises. The optimum
+# (Table 5's lie at $\gamma$ from 0.117 to 0.3125) is taken over all settings; its interval holds all amounts not surely worse than the least.
 
 # %%
-scale = f"{networks.sizes[0]} pictures, N = {networks.N}, networks of this project's size"
+scale = f"{networks.pictures} pictures, N = {networks.N}, networks of this project's size"
 what = "original: gain of churn at Table 5's gamma, [.05, 1], S_noise 1.007"
 claim("E-33", what, **of(gain), note=f"gamma = {networks.gamma(networks.named):.3f}, {scale}")
-note = "not named beforehand: the best of the table"
+note = "not named beforehand: the strongest churn"
 claim("E-33", f"original: gain of churn at S_churn = {most:g}, all levels", **of(strongest), at_least=0.0, note=note)
 costs, worse = networks.costs(networks.named), networks.costs(most)[::-1]
 claim("E-33", "original: cost of S_noise = 1, of all levels, of both", **of(*costs), at_least=0.0)
@@ -176,7 +176,7 @@ networks.table()
 if len(networks.amounts) > 1:  # an optimum needs a curve
     last, none = networks.around_the_least()
     what = "original, all levels: distance at the largest S_churn less the least before it"
-    claim("E-40", what, **of(last), note=scale)
+    claim("E-40", what, **of(last), note=scale + "; gamma is at its clamp there: more churn takes more steps")
     claim("E-40", "original, all levels: distance at S_churn 0 less the least between", **of(none), at_least=0.0)
 what, (low, *_, high) = "original: gamma of the best stochastic setting, and of all not told apart", churn.PAPER_GAMMA
 note = "the paper's optima at N = 256 have gamma .117, .156 and .3125; its networks and data sets are not run here"

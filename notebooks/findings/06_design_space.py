@@ -30,7 +30,6 @@ from IPython.display import display
 
 from lab.report import figures
 from lab.report.finding import say, start
-from lab.report.tables import measured
 from lab.studies import design_curvature as curvature
 from lab.studies import design_exact as exact
 from lab.studies import design_grids as grids
@@ -39,7 +38,7 @@ from lab.studies import design_originals as originals
 from lab.studies import design_space as ode
 
 out, claim = start("06_design_space", out_dir)
-digits, network = exact.digits(tolerance), trained.Network(results)
+digits, network = exact.digits(tolerance), trained.read(results)
 curves, apart = exact.curves(digits, evaluations), ode.ends_apart()
 
 # %% [markdown]
@@ -47,11 +46,10 @@ curves, apart = exact.curves(digits, evaluations), ode.ends_apart()
 
 # %%
 gains = {family: exact.gain(curves, family) for family in ("VP", "VE", "DDIM")}
-factors = [f"{family} {measured(*x, '.1f')}" for family, x in network.gains().items()]
 say(
     f"On data whose best denoiser is known exactly, the original samplers need **{gains['VP']:.1f}** (VP), **{gains['VE']:.1f}** (VE) and "
-    f"**{gains['DDIM']:.1f}** (DDIM) times the evaluations of Heun's method on $\\sigma = t$, for an error of 0.01. On one trained network "
-    f"the factors are {', '.join(factors) or 'not measured'}. The end points of six forms of the ODE differ by at most {apart:.0e}."
+    f"**{gains['DDIM']:.1f}** (DDIM) times the evaluations of Heun's method on $\\sigma = t$, for an error of 0.01. On a trained network, "
+    f"it makes {trained.less(network)} times the error of the original VP sampler, in 35 evaluations against 64. Six forms of the ODE end within {apart:.0e}."
 )
 figures.save(exact.figure2(curves), out, "figure2_exact")
 
@@ -59,7 +57,7 @@ figures.save(exact.figure2(curves), out, "figure2_exact")
 # *Error (RMSE per pixel to the exact end point of the ODE from the same latent, median over 32 latents) by the number of evaluations. DDIM has
 # $\sigma = t$ from the start, so it has no brown line. VE's lines become flat because its steps end at $\sigma_{min} = 0.02$.*
 #
-# VE's sampler gains most, as the paper says. All three gains are smaller than the paper's, but their order is the same. These data are smooth, and the original samplers
+# VE's sampler gains most, as the paper says. All three gains are smaller than the paper's, and DDIM's is above VP's. These data are smooth, and the original samplers
 # of VP and DDIM are already good after 100 evaluations; the factors grow with the accuracy that is asked for (section 5).
 #
 # ## 1. One ODE
@@ -228,8 +226,9 @@ grids.starts_table(errors, (10, 25, 50))
 #
 # ## 7. A trained network
 #
-# Figure 2 with a Fréchet distance, on one network of this project, EDM's (configuration E). All samplers start at
-# $\sigma = 80$, up to which it is trained. As in the paper, each curve is judged by the evaluations at its circle.
+# Figure 2 on one network of this project, EDM's (configuration E). All samplers start at $\sigma = 80$, up to which it is trained. The Fréchet
+# distance is the paper's measure, and each curve's number of evaluations is that at its circle. But all samplers solve the same ODE, so each picture
+# is also held against the network's own converged solution from the same noise, which decides E-10, E-25 and E-29.
 
 # %%
 if network.curves:
@@ -240,7 +239,8 @@ for id, what, value, pair, band in trained.checks(network):
     claim(id, what, value, interval=pair, **here | band)
 
 # %% [markdown]
-# *Fréchet distance by evaluations. Bars: 95 % intervals over pictures. The dotted line is what as many real pictures reach.*
+# *Above: Fréchet distance by evaluations, with 95 % intervals over pictures; the dotted line is what as many real pictures reach. Below: error
+# (RMSE per pixel) to the converged solution from the same noise, mean over pictures.*
 #
 # ## Verdict
 #

@@ -45,7 +45,7 @@ saved = noise_levels.saved(sets, sigma)
 best = losses.proposals.get(f"{sets.first}, network", losses.proposals[sets.first])
 at_train, evenly = saved[sets.first]
 ours, theirs = (
-    (f"{p[k]:.3g}" for k in ("sigma_data", "P_mean", "P_std", "sigma_max")) for p in (vars(best), choose.PUBLISHED)
+    [f"{p[k]:.3g}" for k in ("sigma_data", "P_mean", "P_std", "sigma_max")] for p in (vars(best), choose.PUBLISHED)
 )
 names = (r"$\sigma_\text{data}$", r"$P_\text{mean}$", r"$P_\text{std}$", r"$\sigma_\text{max}$")
 numbers = ", ".join(f"{name} = **{a}** ({b})" for name, a, b in zip(names, ours, theirs, strict=True))
@@ -165,7 +165,7 @@ table(rows, {"": "", "proposed": ".4g", "EDM": ".4g", "because": ""}, f"{source}
 
 # %% [markdown]
 # *Constant directions* are those in which the data never change, such as the padding of Fashion-MNIST or a plain backdrop. They can
-# be denoised at every level, so they stretch $P_\text{std}$ towards low noise, though such a gain is soon learnt. The rules say where there is
+# be denoised at every level, so they stretch $P_\text{std}$ towards low noise. The rules say where there is
 # something to learn. They do not say how hard it is, or how much it is seen. A network's own curve sees more than a linear denoiser, but
 # little where the network was hardly trained. With fewer images than values in an image only cosines are tried as a basis, which may understate $\sigma_\text{max}$.
 #

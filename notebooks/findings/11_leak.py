@@ -61,9 +61,9 @@ darkest = min(x.mean().item() for _, x in prompted.values())
 say(
     f"Sampled from pure noise, Stable Diffusion's schedule loses {share:.0%} of the mean of a 64x64 latent channel, and leaves its spread "
     f"at {spread:.0%} of the data's; a schedule of zero terminal SNR loses nothing. "
-    "A start that holds the leaked signal brings the brightness back without training, **but our trained model overshoots from it**: the "
-    f"levels' spread becomes {starts['leading'][0]:.2f} (leading steps) and {starts['trailing'][0]:.2f} (trailing) of the data's, where "
-    f"the law says 1, and a guided prompt for black gives a mean level of {darkest:.2f}, where the data end at -1."
+    "**A start that holds the leaked signal brings the brightness back without training**: the levels' spread becomes "
+    f"{measured(*starts['leading'], '.2f')} (leading steps) and {measured(*starts['trailing'], '.2f')} (trailing) of the data's, where the law "
+    f"says 1. With strong guidance it goes too far: a prompt for black gives a mean level of {darkest:.2f}, where the data end at -1."
 )
 figures.save(leak_figures.shapes(shapes, mean_std), out, "shapes")
 
@@ -116,8 +116,8 @@ say(
 )
 
 # %% [markdown]
-# *Spread along each direction over the data's, measured against the law. The law is right about the model with offset
-# noise, whose spread shrinks most. Base and control lie above it at the constant image: levels are
+# *Spread along each direction over the data's, measured against the law. The spread shrinks most with offset noise, by a
+# little less than the law. Base and control lie above it at the constant image: levels are
 # uniform and not Gaussian, which leaks less (the exact denoiser shows how much less), and a network errs. The zero-SNR
 # model shows the network's own errors alone.*
 #
@@ -166,7 +166,7 @@ table(
 # *Spread of the level over the data's, by what sampling starts from: pure noise; the data's mean picture; a plain level, drawn as the data's; a
 # picture of the class. DDIM, no guidance. Crosses: the law for uniform levels in many steps; diamonds: for Gaussian levels in these steps.*
 #
-# **The start overshoots.** The brightness comes back, but more of it than the law says. A band of 0.1 around the law is the check:
+# **Does the start overshoot?** A band of 0.1 around the law is the check:
 
 # %%
 laws = {spacing: base.law(spacing, "level")[0] for spacing in SPACINGS}
@@ -177,14 +177,14 @@ what = "flawed base from a plain level: std ratio less the law's, within .1 (lea
 claim("Z-06", what, values, interval=spans, equal=0.0, abs=0.1, note=note)
 say(
     f"From a plain level the spread is {measured(*starts['leading'], '.2f')} of the data's with leading steps and "
-    f"{measured(*starts['trailing'], '.2f')} with trailing ones; the law says {laws['leading']:.2f} and {laws['trailing']:.2f}. The pictures "
-    f"are too dark and too bright: an excess of {values[0]:.2f} and {values[1]:.2f}."
+    f"{measured(*starts['trailing'], '.2f')} with trailing ones; the law says {laws['leading']:.2f} and {laws['trailing']:.2f}: an excess of "
+    f"{values[0]:.2f} and {values[1]:.2f}."
 )
 
 # %% [markdown]
 # With a prompt it goes further. A word asks for a fifth of $[-1, 1]$; the start is a plain level from that fifth, and
-# guidance has $w = 7.5$. The level does shift towards the word. But from pure noise, guidance has already brought it near
-# the end of the data's range, and now it lies far beyond.
+# guidance has $w = 7.5$. The level does shift towards the word. But from pure noise, guidance has already taken it past
+# the end of the data's range, and now it is even further.
 
 # %%
 rows, shifts = [], []
@@ -221,7 +221,7 @@ figures.save(leak_figures.edits(base), out, "edits")
 # 1. *Look up the shape.* With $\lambda = n\,\mathrm{Var}(\mathrm{mean})\,\bar\alpha_T$ the mean loses about $\sqrt{\lambda / (1 + \lambda)}$ of
 #    its distance from 0. Below $\lambda = 10^{-4}$ (1 % of the mean) there is nothing to mend.
 # 2. *Without fine-tuning,* change the start: a plain picture of the wanted brightness, noised to the first step's $\bar\alpha$ with the
-#    scheduler's `add_noise`. By the law this is exact, but our trained model overshoots: look at the result.
+#    scheduler's `add_noise`. By the law this is exact; with strong guidance it goes too far: look at the result.
 # 3. *Mind the first step*: from pure noise at $t < T$ even the cosine schedule leaks. Take trailing steps.
 # 4. *With fine-tuning*: zero terminal SNR and $v$-prediction (findings 3 and 14). By the law nothing is lost then.
 #

@@ -83,8 +83,8 @@ table(rows, {"who answers": "", "guided": "", **dict.fromkeys(data.WORDS, "+.2f"
 
 # %% [markdown]
 # *Mean level of the backdrop for each word with its 95 % interval over pictures, without guidance (left) and with the
-# paper's (right). Grey: the levels that the word means, and their mean. Without guidance the two flawed models stay near
-# medium grey for every word; the fixed model follows the words.*
+# paper's (right). Grey: the levels that the word means, and their mean. Without guidance the two flawed models stay too
+# near medium grey; the fixed model follows the words.*
 #
 # ## The fixed model, held against the truth
 #
@@ -115,8 +115,8 @@ if answers.exact:
 # ## The flawed models, with and without guidance
 #
 # A *shortfall* is how far a level lies from the word's mean on the side of medium grey; it is negative where the level
-# lies beyond the mean. Without guidance the flawed models fall far short. At the paper's guidance scale that is no longer so clear: guidance
-# multiplies the difference that the word makes by 7.5, which makes up for much of what the model did not learn.
+# lies beyond the mean. Without guidance the flawed models fall far short. At the paper's scale, not rescaled, they go beyond it: guidance multiplies
+# the difference that the word makes by 7.5, more than making up for what was not learned.
 
 # %%
 figures.save(prompts_figures.black_and_white(answers), out, "table")

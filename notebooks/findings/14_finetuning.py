@@ -120,7 +120,7 @@ for setting, name in ((s, n) for s in finetuning.SETTINGS for n in labels):
 # ## The same start, the same pictures
 #
 # The set-up of Sec. 4 serves to tell the fixes from more training: both fine-tunings start from one base and see the same pictures
-# and noises. That is checked here on what a training shows to a network that only listens. Then `control` against the base
+# and noises (by Muon, where the paper takes Adam). That is checked here on what a training shows to a network that only listens. Then `control` against the base
 # says what more training does by itself, and `zsnr` against `control` what the fixes add. A check of no gain stands beside:
 # what more training alone adds is within 0.05 of the data's spread. The base is one model, so its own sampling error is combined with the
 # interval over seeds.
@@ -193,7 +193,7 @@ figures.save(draw.alone(tuned), out, "alone")
 # %% [markdown]
 # *Left: spread of the level without guidance, intervals over seeds. Right: how far the level follows the words, with* white
 # *less with* black *for the same noise; dashed, what the words mean. Trailing steps help the flawed model a little. Rescaling
-# it makes it fall short of the words, and only with the fixes does it bring the level back to the data's.*
+# it makes it fall short of the words, and with the fixes the level still goes beyond them.*
 #
 # ## How many pictures the change takes
 #

@@ -66,4 +66,4 @@ if accuracy < 1.5 / len(train.classes):
 
 # %%
 network.save(out / "classifier.safetensors")
-(out / "classifier.json").write_text(json.dumps({"accuracy": accuracy, **lab.environment()}, indent=1) + "\n")
+_ = (out / "classifier.json").write_text(json.dumps({"accuracy": accuracy, **lab.environment()}, indent=1) + "\n")

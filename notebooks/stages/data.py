@@ -11,9 +11,9 @@
 #
 # Whether a model can make dark and bright pictures can only be measured where the truth is known. Here every picture is
 #
-# $$x = m\,g + (1 - m)\,c, \qquad c \sim U[-1, 1]$$
+# $$x = g + (1 - \alpha)(c + 1), \qquad c \sim U[-1, 1]$$
 #
-# a Fashion-MNIST garment $g$ with its mask $m$ on a plain backdrop of level $c$, drawn anew each time. The level is read
+# a Fashion-MNIST garment $g$ on black with its matte $\alpha$, on a plain backdrop of level $c$ that is drawn anew each time. The level is read
 # off any picture as the mean of its outer frame, two pixels wide.
 
 # %% tags=["parameters"]
@@ -87,14 +87,14 @@ facts = {
 }
 for name, value in facts.items():
     print(f"{name:14s} {value:.4g}")
-(out / "data.json").write_text(json.dumps(facts, indent=1) + "\n")
+_ = (out / "data.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 # %% [markdown]
 # The level's standard deviation is that of the uniform distribution, $1/\sqrt 3 = 0.577$, when the images leave a frame of
 # backdrop; images of one's own fill the frame, and their level is what it is.
 
 # %%
-if train.mask[:, :, : data.FRAME].any():
+if train.matte[:, :, : data.FRAME].any():
     print("these images fill the frame: the level is their own")
 else:
     error = abs(facts["level_std"] - 1 / math.sqrt(3)) / (1 / math.sqrt(3) * math.sqrt(0.4 / len(x)))

@@ -23,6 +23,7 @@ recipe = {
     "images": 640,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 64,
     "ema_halflife": 160,
     "precision": "float32",
@@ -33,7 +34,6 @@ out_dir = ""
 
 # %%
 import dataclasses
-import json
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -43,9 +43,9 @@ import lab
 from lab import ROOT
 from lab.models import data, network
 from lab.models.edm_training import EDMRecipe, fit, set_dropout
+from lab.models.training import record
 from lab.report import figures
 from zsnr.finetune import loop
-from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 figures.style()
@@ -101,10 +101,5 @@ ax.legend()
 plt.show()
 
 # %%
-(out / "training.json").write_text(
-    json.dumps(
-        {"sigma_data": sigma_data, "loss": histories, **lab.environment(), **precision_facts(recipe["precision"])}
-    )
-    + "\n"
-)
+record(out / "training.json", recipe["precision"], sigma_data=sigma_data, loss=histories)
 loop.clean(scratch)

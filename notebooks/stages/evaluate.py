@@ -26,6 +26,7 @@ recipe = {
     "images": 1280,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
@@ -102,9 +103,9 @@ for name, model in models.items():
 
 # %%
 keep = torch.randperm(len(train), generator=generator(2, 2))[:exact]
-keep = keep[~train.mask[keep].flatten(1).all(1)]
+keep = keep[~train.fills[keep]]
 if len(keep) and replica == 0:
-    ideal = backdrop.UniformBackdrop(train.compose(keep, torch.zeros(len(keep))), train.mask[keep])
+    ideal = backdrop.UniformBackdrop.of(train, keep)
     for name in ("control", "zsnr"):
         limit = evaluation.Cell(name, "trailing", "heun", 8 * short - 1)
         for cell in [*evaluation.plan(name, short, long, []), limit]:

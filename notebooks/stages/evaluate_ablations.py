@@ -21,6 +21,7 @@ recipe = {
     "images": 1280,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",

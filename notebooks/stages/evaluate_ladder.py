@@ -22,6 +22,7 @@ recipe = {
     "images": 64,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 32,
     "ema_halflife": 80,
     "augment": 0.12,

@@ -31,6 +31,7 @@ recipe = {
     "images": 1280,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
@@ -40,7 +41,6 @@ seed = 3
 out_dir = ""
 
 # %%
-import json
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -50,7 +50,6 @@ from lab import ROOT
 from lab.models import data, network, training
 from lab.models.variants import find
 from zsnr.finetune import loop
-from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -74,7 +73,5 @@ print(f"{variant}: loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 network.save(
     out / "weights.safetensors", trained, variant=variant, prediction=kind.prediction, images=r.images, seed=seed
 )
-(out / "history.json").write_text(
-    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
-)
+training.record(out / "history.json", recipe["precision"], loss=history)
 loop.clean(scratch)

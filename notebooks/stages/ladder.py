@@ -21,6 +21,7 @@ recipe = {
     "images": 64,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 32,
     "ema_halflife": 80,
     "augment": 0.12,
@@ -31,15 +32,14 @@ threads = 1
 out_dir = ""
 
 # %%
-import json
 from functools import partial
 
 import lab
 from lab import ROOT
 from lab.models import data, ladder
 from lab.models.edm_training import EDMRecipe, fit
+from lab.models.training import record
 from zsnr.finetune.loop import generator
-from zsnr.finetune.recipe import precision_facts
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -56,6 +56,4 @@ for name, seed, always, r, start in ladder.rungs(whole, seeds, width, train.imag
     print(f"{name} seed {seed}: loss {history[0][1]:.3f} -> {history[-1][1]:.3f}", flush=True)
 
 # %%
-out.mkdir(parents=True, exist_ok=True)
-facts = {"rows": rows, "sigma_data": sigma_data, **lab.environment(), **precision_facts(recipe["precision"])}
-(out / "history.json").write_text(json.dumps(facts) + "\n")
+record(out / "history.json", recipe["precision"], rows=rows, sigma_data=sigma_data)

@@ -22,6 +22,7 @@ recipe = {
     "images": 1280,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
@@ -30,14 +31,12 @@ threads = 1
 out_dir = ""
 
 # %%
-import json
 from functools import partial
 
 import lab
 from lab import ROOT
 from lab.models import data, network, plans
-from lab.models.training import ScheduleRecipe
-from zsnr.finetune.recipe import precision_facts
+from lab.models.training import ScheduleRecipe, record
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -52,7 +51,4 @@ for name in plan:
     print(f"{name}: loss {history[name][0][1]:.3f} -> {history[name][-1][1]:.3f}", flush=True)
 
 # %%
-out.mkdir(parents=True, exist_ok=True)
-(out / "history.json").write_text(
-    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
-)
+record(out / "history.json", recipe["precision"], loss=history)

@@ -22,6 +22,7 @@ rhos = [2, 7]
 euler_calls = [6]
 long = []
 heun_calls = [7]
+converged = 16
 alphas = [0.5]
 tolerances = [0.1]
 churn_samples = 32
@@ -74,7 +75,7 @@ def measure(x, evaluations, **columns):
     print(*columns.values(), f"Frechet distance {measures['frechet']:.2f}", flush=True)
 
 
-def pictures(name, sampler, grid, n, first=0, **options):
+def pictures(name, sampler, grid, n, first=0, precision=precision, **options):
     """n pictures of a model, from the noises of seeds first, first + 1, ..."""
     seeds = range(first, first + n)
     return draw(preconditioned(models[name]), sampler, grid, seeds, shape, precision=precision, title=name, **options)
@@ -96,20 +97,33 @@ for rho in rhos:
 # %% [markdown]
 # ## Solver, path and steps (finding 6)
 #
-# On EDM's network, for which all start at $\sigma = 80$: the original steps are cut there, where they went up to 152 and 100.
-
+# On EDM's network, for which all start at $\sigma = 80$: the original steps are cut there, where they went up to 152 and 100. Each picture is also
+# held against the network's own converged solution from the same noise: all solve one ODE, and that error is the sampler's alone. In float32, since
+# a network rounded to bfloat16 is no smooth function.
 
 # %%
+truth = pictures("edm", heun, karras(converged), samples // 2, path=EDM, precision="float32")
+measure(truth, 2 * converged - 1, study="converged", n=samples // 2)
+
+
+def over_truth(pair):
+    """The Frechet distance of pictures over that of the converged solution from the same noises."""
+    return judge.frechet(pair[:, 0]) / judge.frechet(pair[:, 1])
+
+
 def design(sampler, path, grid_name, grid, nfe, **options):
     """The row of one solver on EDM's network."""
     calls = []
     on_path = {"path": path} if path else {}
     count = {"callback": lambda i, phi, x, v: calls.append(i)} if sampler is rk45 else {}
-    x = pictures("edm", sampler, grid, samples // 2, **on_path, **count, **options)
+    x = pictures("edm", sampler, grid, samples // 2, precision="float32", **on_path, **count, **options)
     # an adaptive solver chooses its evaluations batch by batch: their mean
     nfe = nfe or round(len(calls) / sum(i == 0 for i in calls))
     about = {"solver": sampler.__name__, "path": path.name if path else "none", "steps": grid_name, "nfe": nfe}
     measure(x, nfe, study="design", **about, alpha=options.get("alpha", 1.0))
+    pair = torch.stack([x, truth], 1)
+    rows[-1].measures["over_converged"] = (over_truth(pair), *sweep.jackknife(over_truth, pair))
+    rows[-1].tensors["error"] = (x - truth).square().mean((1, 2, 3)).sqrt()
 
 
 original = {
@@ -143,9 +157,19 @@ rows.append(Row({"study": "repeats"}, {"frechet": distances, "evaluations": 2 * 
 # %% [markdown]
 # ## Churn (finding 4)
 #
-# By training quality, over the whole range of noise levels and in the middle of it, with and without a larger $S_\text{noise}$.
+# By training quality, over the whole range of noise levels and in the middle of it, with and without a larger $S_\text{noise}$. The pictures'
+# features are kept, so that a difference of two distances can be taken picture by picture, from the same noises.
+
 
 # %%
+@torch.no_grad()
+def features(x):
+    """(n, 64), of the classifier that the Frechet distance goes by."""
+    return torch.cat([judge.classifier(part) for part in x.split(500)])
+
+
+known = features(reference).double()
+rows.append(Row({"study": "reference"}, {}, {"mean": known.mean(0), "covariance": known.T.cov()}))
 ranges = {"all": {}, "middle": {"S_tmin": 0.05, "S_tmax": 1.0}}
 for name in models:
     for S in [0, *S_churn]:
@@ -156,6 +180,7 @@ for name in models:
             x = pictures(name, churn, karras(churn_steps), churn_samples, **options)
             about = {"model": name, "S_churn": S, "range": where, "S_noise": S_noise}
             measure(x, 2 * churn_steps - 1, study="churn", **about)
+            rows[-1].tensors["features"] = features(x)
 
 # %% [markdown]
 # ## Churn at one level (Figure 14)

@@ -183,7 +183,7 @@ print(report)
 saved = {"flawed": start if not model else dataclasses.replace(recipe, zero_snr=False), **ways}
 for name, pipeline in pipelines.items():
     finetune.save(pipeline, out / name, saved[name])
-(out / "facts.json").write_text(
+_ = (out / "facts.json").write_text(
     json.dumps({**facts, **lab.environment(), **precision_facts(precision)}, indent=1) + "\n"
 )
 clean(scratch)

@@ -21,6 +21,7 @@ recipe = {
     "images": 2560,
     "batch": 32,
     "lr": 2e-3,
+    "optimizer": "muon",
     "warmup": 256,
     "ema_halflife": 320,
     "precision": "float32",
@@ -30,7 +31,6 @@ seed = 0
 out_dir = ""
 
 # %%
-import json
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -40,7 +40,6 @@ import lab
 from lab import ROOT
 from lab.models import data, network, training
 from zsnr.finetune import loop
-from zsnr.finetune.recipe import precision_facts
 from zsnr.schedule import stable_diffusion
 
 lab.threads(threads)
@@ -73,7 +72,5 @@ print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
 network.save(out / "weights.safetensors", trained, variant="base", prediction="eps", images=recipe["images"], seed=seed)
-(out / "history.json").write_text(
-    json.dumps({"loss": history, **lab.environment(), **precision_facts(recipe["precision"])}) + "\n"
-)
+training.record(out / "history.json", recipe["precision"], loss=history)
 loop.clean(scratch)

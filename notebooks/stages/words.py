@@ -22,6 +22,7 @@ recipe = {
     "images": 1280,
     "batch": 32,
     "lr": 1e-3,
+    "optimizer": "muon",
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
@@ -30,14 +31,12 @@ threads = 1
 out_dir = ""
 
 # %%
-import json
 from functools import partial
 
 import lab
 from lab import ROOT
 from lab.models import data, network, plans
-from lab.models.training import ScheduleRecipe
-from zsnr.finetune.recipe import precision_facts
+from lab.models.training import ScheduleRecipe, record
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
@@ -50,6 +49,4 @@ _, history = plans.train(fixed, draw, plan, "zsnr", scratch)
 print(f"loss {history[0][1]:.3f} -> {history[-1][1]:.3f}")
 
 # %%
-out.mkdir(parents=True, exist_ok=True)
-facts = {"loss": {"zsnr": history}, **lab.environment(), **precision_facts(recipe["precision"])}
-(out / "history.json").write_text(json.dumps(facts) + "\n")
+record(out / "history.json", recipe["precision"], loss={"zsnr": history})

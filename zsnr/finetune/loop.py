@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from zsnr.finetune.checkpoint import Checkpoint, History, digest
+from zsnr.finetune.muon import Muon
 from zsnr.finetune.recipe import Recipe
 
 
@@ -76,7 +77,7 @@ def train(
     timed: bool = False,
     unfinished: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, History]:
-    """Train a copy of `network` by AdamW, or go on with the checkpoint that an interrupted call left in `scratch`.
+    """Train a copy of `network`, or go on with the checkpoint that an interrupted call left in `scratch`.
 
     Args:
         network: left as it is.
@@ -103,7 +104,11 @@ def train(
     # what is frozen is shared
     average = copy.deepcopy(network, {id(p): p for p in network.parameters() if not p.requires_grad}).eval()
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.rate(0), weight_decay=0.0)
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "muon":
+        optimizer = Muon(network, recipe.rate(0))
+    else:
+        optimizer = torch.optim.AdamW(trained, lr=recipe.rate(0), weight_decay=0.0)
     state = place.restore(network, average, optimizer)
     if accelerator.gather(torch.tensor([state.step], device=accelerator.device)).unique().numel() > 1:
         raise ValueError(f"not all processes see the checkpoint in {scratch}: put it where every machine can read it")

@@ -63,14 +63,15 @@ def option(default: Any, help: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every training has: AdamW, a learning rate that rises and falls, averaged weights.
+    """What every training has: an optimizer, a learning rate that rises and falls, averaged weights.
 
     What each field means stands beside it.
     """
 
     images: int = option(120_000, "how many pictures are seen, passes over them included")
     batch: int = option(64, "pictures a step, over all processes")
-    lr: float = option(1e-3, "AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
+    lr: float = option(1e-3, "learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
+    optimizer: str = option("adamw", "adamw, or muon: Muon for the matrices and AdamW for the rest")
     warmup: int = option(5_000, "pictures over which lr rises")
     ema_halflife: int = option(5_000, "half-life, in pictures, of the average of the weights that is returned")
     clip: float = option(0.0, "norm that gradients are clipped to; 0 for none")
@@ -80,7 +81,10 @@ class Recipe:
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("images", "batch", "lr", "ema_halflife")
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("warmup", "clip", "seed")
     SHARES: ClassVar[tuple[str, ...]] = ()
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"precision": ("auto", "float32", "bf16")}
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "precision": ("auto", "float32", "bf16"),
+        "optimizer": ("adamw", "muon"),
+    }
 
     def check(self) -> None:
         """Refuse, before any work, a recipe that cannot be trained."""
@@ -133,7 +137,7 @@ class FineTune(Recipe):
     """
 
     images: int = option(100_000, "how many pictures are seen, passes over the folder included")
-    lr: float = option(2e-5, "AdamW's learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
+    lr: float = option(2e-5, "learning rate, reached after `warmup` pictures, falling linearly to 0 at the end")
     ema_halflife: int = option(10_000, "half-life, in pictures, of the average of the weights that is returned")
     clip: float = option(1.0, "norm that gradients are clipped to; 0 for none")
     precision: str = option("auto", PRECISIONS)
