@@ -137,7 +137,7 @@ def unet() -> ConditionalUNet:
     torch.manual_seed(0)
     net = ConditionalUNet(widths=(32,))
     for name, parameter in net.named_parameters():
-        if "conv_out" in name:
+        if "conv_out" in name or "head" in name:
             nn.init.normal_(parameter, std=0.2)
         elif "time_emb_proj" in name:
             parameter.data *= 4

@@ -629,7 +629,7 @@ def test_the_command_line_trains_and_saves(pipeline, folder, low_rank, tmp_path,
     pipeline.save_pretrained(tmp_path / "model")
     capfd.readouterr()
     given = f"--model {tmp_path}/model --folder {folder} --out {tmp_path}/out"
-    fields = "--images 32 --batch 4 --lr 3e-3 --warmup 8 --ema-halflife 16 --resolution 8 --seed 5"
+    fields = "--images 32 --batch 4 --lr 3e-3 --warmup 8 --ema-halflife 16 --resolution 8 --seed 5 --precision float32"
     main(f"{given} {fields} --lora-rank 2 --lora-layers all --zero-snr --no-flip".split())
     printed = capfd.readouterr()
     again = tiny.quiet(diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out"))
