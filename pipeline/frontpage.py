@@ -114,10 +114,12 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     )
 
     against = {scope: contradicted(rows, scope) for scope in ("exact", "trained")}
+    names = {c["notebook"] for row in rows for c in row["checks"] if c["verdict"] == "contradicted"}
+    where = [str(int(name[:2])) for name in sorted(names)]
     yield (
         all(against.values()),
         f"**Some claims are contradicted.** For exact denoisers: {'; '.join(against['exact'])}. For our small "
-        f"networks: {'; '.join(against['trained'])}. ([all claims](docs/claims.md), with numbers and reasons)",
+        f"networks: {'; '.join(against['trained'])}. (findings {', '.join(where)})",
     )
 
 
