@@ -54,7 +54,17 @@ def end_with_dvc() -> None:
     with suppress(psutil.AccessDenied):  # to the environment of another user's process
         while (above := below.parent()) is not None and "DVC_STAGE" in above.environ():  # which DVC gives its children
             below = above
-    _watch(below, below.ppid())
+    # where DVC was killed before this was called, another process has taken its place already
+    _watch(below, 0 if _adopts(below.parent()) else below.ppid())
+
+
+def _adopts(parent: psutil.Process | None) -> bool:
+    """Whether the system gives orphans to this process, and it is no DVC, which may be the first of a container."""
+    if parent is None:
+        return True
+    with suppress(psutil.AccessDenied):
+        return (parent.pid == 1 or parent.name() == "systemd") and "dvc" not in " ".join(parent.cmdline())
+    return parent.pid == 1
 
 
 def _watch(child: psutil.Process, parent: int) -> None:

@@ -38,7 +38,7 @@ TUNE = f"--model {BASE}/model --folder {BASE}/pictures --out {BASE}/tuned/out --
 WORKS = {  # by the folder that a command changes: its words, and where its checkpoints are
     "run": (f"{TRAIN} {BASE}/run", lab.scratch(BASE / "run")),
     "tuned": (f"{BASE}/tune.py {TUNE}", BASE / "tuned/out-scratch"),
-    "repo": ("-m dvc repro -q", lab.scratch(BASE / "repo/out")),
+    "repo": ("-m dvc repro", lab.scratch(BASE / "repo/out")),
 }
 
 
