@@ -15,7 +15,7 @@ from lab.measure.evaluation import Cell
 from lab.measure.metrics import interval
 from lab.measure.store import load
 from lab.measure.study import Study, by_cell
-from lab.report import claims
+from lab.report import claims, wording
 from pipeline.checkout import ROOT
 
 PAGE = ROOT / "README.md"
@@ -35,7 +35,7 @@ def number(value: float, bounds: Interval | None = None, scale: float = 1.0) -> 
 
 def counts(rows: list[dict[str, Any]]) -> str:
     """How many verdicts there are of each kind."""
-    words = [word for row in rows for word in claims.words(row)]
+    words = [word for row in rows for word in wording.words(row)]
     each = ", ".join(f"{words.count(v)} {v}" for v in claims.VERDICTS if v in words)
     return (
         f"{len(rows)} claims, {len(words)} verdicts, as some have one for exact denoisers (formulas) and one for "

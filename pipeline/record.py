@@ -10,6 +10,9 @@ import sys
 from contextlib import chdir
 from pathlib import Path
 
+import jupytext
+from nbformat import NotebookNode
+
 from pipeline.checkout import ROOT, Refused
 from pipeline.repro import DVC, remote
 
@@ -19,6 +22,25 @@ def check_results(root: Path) -> None:
     if subprocess.run([*DVC, "status", "--quiet"], cwd=root).returncode:
         changes = subprocess.run([*DVC, "status"], cwd=root, capture_output=True, text=True).stdout
         raise Refused(f"{changes}\nResults are not those of this work tree: `make repro` first")
+
+
+def code(notebook: NotebookNode) -> list[str]:
+    """The cells that hold code, without the parameters, which the runner writes anew."""
+    kept = (c for c in notebook.cells if not {"parameters", "injected-parameters"} & {*c.metadata.get("tags", [])})
+    return [c.source.strip() for c in kept if c.cell_type == "code"]
+
+
+def check_notebooks(root: Path) -> None:
+    """Refuse to record results whose notebooks have another code than their sources.
+
+    DVC restores a stage by the hashes of its dependencies, so that after a `dvc commit` an older run may come back.
+    """
+    sources = {path.stem: path for path in (root / "notebooks").glob("*/*.py")}
+    run = [path for path in sorted((root / "results").rglob("*.ipynb")) if path.stem in sources]
+    other = [path for path in run if code(jupytext.read(path)) != code(jupytext.read(sources[path.stem]))]
+    if other:
+        names = "\n".join(str(path.relative_to(root)) for path in other)
+        raise Refused(f"{names}\nwere run with another text: `dvc repro --single-item --force --no-run-cache` on each")
 
 
 def size(folder: Path) -> str:
@@ -33,6 +55,7 @@ def record(root: Path) -> None:
     if store is None:
         raise Refused(f"DVC's remote `{name}` is not a folder: what a server keeps is not for this to decide")
     check_results(root)
+    check_notebooks(root)
     print(f"before: {size(store)}")
     for command in (["push"], ["gc", "--workspace", "--cloud", "--remote", name, "--force"]):
         if subprocess.run([*DVC, *command, "--quiet"], cwd=root).returncode:

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from lab.report.claims import words
+from lab.report.wording import words
 from pipeline import parameters, stopping
 from pipeline.checkout import ROOT, Refused, check_machine
 

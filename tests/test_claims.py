@@ -18,15 +18,12 @@ from lab.report.claims import (
     Check,
     claims,
     load,
-    power,
     save,
-    summary,
-    table,
     to_json,
     verdict,
     verdicts,
-    words,
 )
+from lab.report.wording import power, summary, table, words
 
 IDS = [f"Z-{i:02d}" for i in range(1, 25)] + [f"E-{i:02d}" for i in range(1, 51)]
 NAN, INF = math.nan, math.inf

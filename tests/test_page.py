@@ -7,7 +7,8 @@ import pytest
 
 from lab import ROOT
 from lab.report import page
-from lab.report.claims import VERDICTS, Check, claims, table, words
+from lab.report.claims import VERDICTS, Check, claims
+from lab.report.wording import table, words
 
 DOCS = ROOT / "docs"
 ROWS = table([])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jupytext
 import psutil
 import pytest
 
@@ -89,6 +90,23 @@ def test_what_no_stage_needs_is_not_kept(root, capfd):
     forget(root)
     assert repro.pipeline(root) == "0 executed, 1 restored, 0 unchanged"
     assert (root / "out").read_text() == "ATAD WAR\n"
+
+
+def test_results_of_another_text_are_not_recorded(root):
+    """Parameters and prose may differ, code may not; a notebook that has no source any more is none of ours."""
+    notebook = "notebooks/stages/sum.py"
+    source = "# %% tags=['parameters']\nn = 2\n\n# %% [markdown]\n# prose\n\n# %%\nprint(n)\n"
+    (root / notebook).parent.mkdir(parents=True)
+    (root / notebook).write_text(source)
+    results = root / "results/full"
+    for name in ("sum", "gone"):
+        (results / name).mkdir(parents=True)
+        run = jupytext.reads(source.replace("n = 2", "n = 5").replace("prose", "other prose"), "py:percent")
+        jupytext.write(run, results / name / f"{name}.ipynb")
+    record.check_notebooks(root)
+    (root / notebook).write_text(source.replace("print(n)", "print(n + 1)"))
+    with pytest.raises(checkout.Refused, match=r"^results/full/sum/sum.ipynb\nwere run with another text"):
+        record.check_notebooks(root)
 
 
 def test_what_a_server_keeps_is_not_touched(root):
@@ -179,6 +197,20 @@ def test_a_signal_ends_all_that_was_started(root, monkeypatch, number, shell):
         assert (run.returncode, err) == (143, f"\n{stopping.LINE}\n")
     else:  # only dash has anything left to say
         assert (run.returncode, err.replace("Terminated\n", "")) == (-9, "")
+
+
+def test_a_stage_whose_dvc_was_gone_before_it_could_watch_ends(tmp_path):
+    """A shell in DVC's place ends at once; what it started is an orphan by the time it asks for its parent."""
+    stage = "import os, pathlib, time, pipeline.stopping; pid = pathlib.Path('pid'); pid.write_text(str(os.getpid()));"
+    stage += "time.sleep({}); pipeline.stopping.end_with_dvc(); time.sleep(60)"
+    (tmp_path / "stage.py").write_text(stage.format(2))
+    environment = os.environ | {"DVC_STAGE": "slow", "PYTHONPATH": str(checkout.ROOT)}
+    subprocess.run(["sh", "-c", f"{sys.executable} stage.py &"], cwd=tmp_path, env=environment, check=True)
+    while not (text := (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""):
+        time.sleep(0.1)
+    process = psutil.Process(int(text))
+    assert process.is_running()
+    assert not psutil.wait_procs([process], timeout=8)[1]
 
 
 def test_a_second_run_is_told_of_the_first(root):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import ROOT
-from lab.report.claims import VERDICTS, words
+from lab.report.claims import VERDICTS
+from lab.report.wording import words
 
 MEANING = {
     "reproduced": "what the paper says came out, within a band that was stated before the measurement",

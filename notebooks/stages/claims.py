@@ -23,11 +23,11 @@ from pathlib import Path
 from IPython.display import Markdown, display
 
 from lab import ROOT
-from lab.report import claims, page
+from lab.report import claims, page, wording
 
 out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 measured = [claims.load(path) for path in sorted((ROOT / results / "findings").glob("*/claims.json"))]
-rows = claims.table(measured)
+rows = wording.table(measured)
 
 # %%
 (out / "claims.json").write_text(claims.to_json(rows), encoding="utf-8")
