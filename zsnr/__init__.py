@@ -1,4 +1,4 @@
-"""zsnr: zero terminal SNR and the EDM design space in one coordinate, the angle phi = atan(sigma).
+"""zsnr: zero terminal SNR and the EDM design space, both by the angle phi = atan(sigma).
 
 x_phi = cos(phi) x0 + sin(phi) eps runs from the image (phi = 0) to pure noise (phi = pi/2), v = dx/dphi is what a
 v-prediction network predicts, and every sampler solves that one equation. Importing this needs torch and numpy only.

@@ -66,7 +66,7 @@ class Images:
         backdrop = (level.to(torch.float32).view(-1, 1, 1, 1) + 1) / 2
         return 2 * (self.image[index] / 255 + self.backdrop(index) * backdrop) - 1
 
-    def backdrop(self, index: Tensor) -> Tensor:
+    def backdrop(self, index: Tensor | slice) -> Tensor:
         """(B, 1, 32, 32) float32: the share 1 - alpha that the backdrop has in each pixel of the indexed images."""
         return 1 - self.matte[index] / 255
 
@@ -75,14 +75,14 @@ class Images:
 
         The level has variance n Var(c) along the unit vector of 1 - alpha.
         """
-        return (1 - self.matte[index] / 255).square().sum((1, 2, 3)).double().mean().item()
+        return self.backdrop(index).square().sum((1, 2, 3)).double().mean().item()
 
     def offset(self, index: Tensor | slice = slice(None)) -> float:
         """Variance of one value added to all pixels, along the unit vector of 1 - alpha: (sum of 1 - alpha)^2 / n.
 
         On average; it is n for a backdrop without rim.
         """
-        seen = 1 - self.matte[index] / 255
+        seen = self.backdrop(index)
         return (seen.sum((1, 2, 3)).square() / seen.square().sum((1, 2, 3)).clamp(min=1e-9)).double().mean().item()
 
     @property

@@ -111,7 +111,7 @@ def length(tuned: FineTuning, full: int, at_T: Mapping[int, Sequence[float]], fl
     axes[2].set_title("error of $x_0$ at $T$ above the floor, %")
     for ax in axes:
         ax.set(xscale="log", xlabel="pictures of fine-tuning")
-        ax.set_xticks(list(cells), [f"{n / 1000:g}k" if n >= 1000 else str(n) for n in cells])
+        ax.set_xticks(list(cells), [f"{n:,}" for n in cells])
         ax.minorticks_off()
     return _legend(fig, axes[0], 3)
 

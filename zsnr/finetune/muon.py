@@ -35,7 +35,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, network: nn.Module, lr: float) -> None:
         ours = matrices(network)
-        theirs = [p for p in network.parameters() if p.requires_grad and all(p is not q for q in ours)]
+        taken = {id(p) for p in ours}
+        theirs = [p for p in network.parameters() if p.requires_grad and id(p) not in taken]
         groups = [{"params": ours, "muon": True}, {"params": theirs, "muon": False}]
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
 
