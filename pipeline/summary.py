@@ -102,6 +102,15 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "frechet_no_fixes_less_all_guided": ("Z-19", "guided: Frechet distance, no fixes less all fixes"),
         "level_spread_by_fixes": ("Z-20", "level std / data's: what the fixes add to control"),
     },
+    "19_churn_known_truth": {
+        "churn_gain_original": ("E-33", "digits, original: gain of CIFAR-10 VP's setting of Table 5"),
+        "churn_harm_edm": ("E-41", "digits, edm: harm of the largest S_churn, all levels"),
+        "removed_too_much": ("E-38", "digits, original: noise removed too much, mean over levels in [.05, 1]"),
+    },
+    "20_table3": {
+        "distance_no_fixes_less_all": ("Z-19", "own guidance: Frechet distance, class and level, no fixes less all"),
+        "level_spread_phi_1": ("Z-17", "w = 7.5: level std / data's at phi = 1"),
+    },
 }
 """By finding and name, the check that holds the number: its claim and what it measures, as in claims.json."""
 LEVELS: dict[str, dict[str, Any]] = {

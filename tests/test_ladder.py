@@ -12,9 +12,9 @@ from torch import nn
 from lab.measure import sweep
 from lab.measure.draw import draw, preconditioned
 from lab.measure.metrics import interval
-from lab.models import network
+from lab.models import digits, network
 from lab.models.edm_training import EDMRecipe
-from lab.models.ladder import CONFIGS, configuration
+from lab.models.ladder import CONFIGS, Rung, configuration, rungs, train
 from zsnr import edm
 from zsnr.denoisers import Gaussian
 from zsnr.grids import karras
@@ -22,7 +22,7 @@ from zsnr.noise import generators, randn
 from zsnr.path import EDM
 from zsnr.samplers import churn, heun
 
-F = EDMRecipe(sigma_data=0.59, images=45_000, batch=64, lr=1e-3, warmup=2250, ema_halflife=5000, augment=0.12, seed=3)
+F = EDMRecipe(images=45_000, batch=64, lr=1e-3, warmup=2250, ema_halflife=5000, augment=0.12, seed=3)
 
 
 seeded = partial(normal, dtype=torch.float64)
@@ -31,15 +31,23 @@ seeded = partial(normal, dtype=torch.float64)
 # rungs
 
 
-def described(name: str) -> dict:
+def rung(name: str, seed: int = 3, **options) -> Rung:
+    return Rung(name, seed, **options)
+
+
+def described(of: Rung) -> dict:
     """A rung in numbers: its recipe, and its network's widths and dropout."""
-    recipe, net = configuration(name, F, 32, 1, 10)
+    recipe, net = configuration(of, F, 32)
     (dropout,) = {m.p for m in net.modules() if isinstance(m, nn.Dropout)}
     return dataclasses.asdict(recipe) | {"widths": net.config["widths"], "dropout": dropout}
 
 
+def changed(before: Rung, after: Rung) -> dict:
+    a, b = described(before), described(after)
+    return {k: (a[k], b[k]) for k in a if a[k] != b[k]}
+
+
 def test_each_rung_changes_what_table_2_says_and_nothing_else():
-    rungs = {name: described(name) for name in CONFIGS}
     changes = {
         # Table 7: batch 128 -> 512, rate 2 -> 10, ramp .64 -> 10, half-life .89 -> .5, dropout 10 -> 13 %, no clipping
         "AB": {
@@ -56,28 +64,69 @@ def test_each_rung_changes_what_table_2_says_and_nothing_else():
         "EF": {"augment": (0.0, 0.12)},
     }
     for (before, after), expected in changes.items():
-        a, b = rungs[before], rungs[after]
-        assert {k: (a[k], b[k]) for k in a if a[k] != b[k]} == expected, f"{before} to {after}"
-    assert {k: rungs["F"][k] for k in dataclasses.asdict(F)} == dataclasses.asdict(F)
-    for name in CONFIGS:
-        recipe, _ = configuration(name, F, 32, 1, 10)
-        recipe.check()
+        assert changed(rung(before), rung(after)) == expected, f"{before} to {after}"
+    assert configuration(rung("F"), F, 32)[0] == F
+    for found in rungs([3]):
+        configuration(found, F, 32)[0].check()
+
+
+def test_ve_differs_where_its_column_of_table_1_does():
+    assert changed(rung("C"), rung("C", column="ve")) == {"precondition": ("vp", "ve"), "loss": ("vp", "ve")}
+    assert changed(rung("C", column="ve"), rung("D", column="ve"))["precondition"] == ("ve", "edm")
+    assert not changed(rung("E"), rung("E", column="ve"))
+
+
+def test_the_ladder_has_every_rung_for_every_seed():
+    found = rungs([0, 4])
+    assert len(found) == len(set(found)) == 2 * (6 + 2 + 6)
+    assert [r.config for r in found if r.seed == 4 and (r.column, r.always, r.part) == ("vp", False, 1)] == [*CONFIGS]
+    assert [r.seed for r in found if r.always] == [0, 4], "so that the leak has an interval"
+    assert changed(rung("F"), rung("F", always=True)) == {"augment": (0.12, 1.0)}
+    assert changed(rung("E"), rung("E", part=9)) == {"images": (45_000, 5_000)}
+    assert len({str(r) for r in found}) == 14, "a folder each, below the seed's"
 
 
 def test_networks_are_small_and_start_alike():
-    weights = {name: configuration(name, F, 32, 1, 10)[1].state_dict() for name in CONFIGS}
+    weights = {name: configuration(rung(name), F, 16)[1].state_dict() for name in CONFIGS}
     for name, state in weights.items():
-        assert 100_000 < sum(w.numel() for w in state.values()) <= 700_000, name
+        assert 50_000 < sum(w.numel() for w in state.values()) <= 200_000, name
     for name in "DEF":
         assert all(torch.equal(a, b) for a, b in zip(weights["C"].values(), weights[name].values(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights["A"].values(), weights["B"].values(), strict=True))
-    other = configuration("C", dataclasses.replace(F, seed=4), 32, 1, 10)[1].state_dict()
+    other = configuration(rung("C", seed=4), F, 16)[1].state_dict()
     assert not torch.equal(other["embed_class.weight"], weights["C"]["embed_class.weight"])
+
+
+@pytest.mark.parametrize("name", ["A", "C"])
+def test_the_norm_keeps_what_the_noise_level_adds(name):
+    """A group of one channel would lose a number that is added to all its pixels."""
+    _, net = configuration(rung(name), F, 16)
+    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+    assert min(norm.num_channels // norm.num_groups for norm in norms) >= 4
+    block = net.unet.down_blocks[0].resnets[0].eval()
+    x, embedding = seeded(1, net.config["widths"][0], 4, 4).float(), seeded(2, 4 * net.config["widths"][0], seed=1)
+    first, second = (block(x, e[None].float()) for e in embedding)
+    assert (first - second).std() > 0.05 * first.std()
+
+
+def test_groups_leave_other_networks_as_they_are():
+    assert "groups" not in network.ConditionalUNet(widths=(16, 32)).config
+    found = network.ConditionalUNet(widths=(16, 32), groups=4)
+    assert network.ConditionalUNet(**found.config).unet.config["norm_num_groups"] == 4
 
 
 def test_an_unknown_rung_is_refused():
     with pytest.raises(ValueError, match="'G' of EDM's Table 2; choose one of A, B, C, D, E, F"):
-        configuration("G", F, 32, 1, 10)
+        configuration(rung("G"), F, 32)
+
+
+def test_a_shorter_training_is_how_a_longer_one_begins(tmp_path):
+    """So that lengths are lengths of one training, and nothing else."""
+    pictures, _ = digits.load()
+    short = dataclasses.replace(F, images=288, batch=32)
+    histories = [train(rung("F", part=part), short, 8, pictures, tmp_path)[1] for part in (1, 3)]
+    assert histories[1] == histories[0][: len(histories[1])]
+    assert len(histories[1]) == 3
 
 
 # drawing

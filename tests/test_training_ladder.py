@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
-from garments import garments
 from scipy import stats
 
 from lab.measure.store import Row
+from lab.models import digits
 from lab.studies import ladder_loss, preconditioning, training_ladder
 from lab.studies import training_ladder_figures as draw
 
@@ -26,14 +26,13 @@ def test_the_requirements_give_table_1_and_so_does_the_code():
 
 def test_the_loss_at_the_start_is_1_for_e_and_falls_with_the_noise_for_d():
     assert set(preconditioning.start_gaps().values()) == {0}
-    images, sigmas = garments(), np.array([0.01, 1.0, 80.0])
-    sigma_data = images.draw(200, torch.Generator().manual_seed(0))[0].square().mean().sqrt().item()
-    assert ladder_loss.largest_output("E", images, sigmas, sigma_data) == 0
+    pictures, sigmas = digits.load()[0], np.array([0.01, 1.0, 80.0])
+    assert ladder_loss.largest_output("E", pictures, sigmas) == 0
     assert not ladder_loss.Zero()(torch.ones(2, 3), torch.ones(2), torch.ones(2, 2)).any()
-    curve, means = ladder_loss.at_start(images, 400, sigmas, sigma_data)
+    curve, means = ladder_loss.at_start(pictures, 400, sigmas)
     assert curve.mean(1).tolist() == pytest.approx([1, 1, 1], abs=0.1)
     assert means["E"] == pytest.approx(curve.mean(1).tolist(), rel=1e-4)
-    assert means["D"] == pytest.approx(sigma_data**2 / (sigmas**2 + sigma_data**2), rel=0.1)
+    assert means["D"] == pytest.approx(0.25 / (sigmas**2 + 0.25), rel=0.1)
 
 
 def test_the_level_that_is_farthest_from_1_has_the_widest_interval():
@@ -53,12 +52,14 @@ def test_the_linear_loss_of_equal_variances_is_1_and_less_of_unequal_ones():
     assert loss[2] < 0.7
 
 
-def test_the_average_picture_of_a_class_is_its_best_answer_at_large_noise():
-    """In pictures without a backdrop's level, little differs within a class."""
-    images = garments()
-    found = ladder_loss.describe(images, images, 400, 100, 0.5)
-    assert found.constant == int((images.matte == 0).all(0).sum()) - 1
-    assert found.limit == pytest.approx(found.spectrum.mean() / 0.25, rel=0.2)
+def test_the_best_linear_loss_of_digits_goes_to_1_at_both_ends():
+    """Centred, of full rank, and told no class."""
+    found = ladder_loss.describe(*digits.load())
+    loss = ladder_loss.linear_loss(found.spectrum, np.array([0.002, 0.3, 80]), digits.SIGMA_DATA)
+    assert loss[[0, 2]] == pytest.approx([1, 1], abs=0.03)
+    assert loss[1] < 0.7
+    assert found.spectrum.mean() == pytest.approx(digits.SIGMA_DATA**2, rel=0.01)
+    assert found.limit == pytest.approx(1, abs=0.05)
 
 
 def test_where_a_loss_dropped():
@@ -72,28 +73,41 @@ def test_where_a_loss_dropped():
 
 
 def rungs(suspected):
-    rows = {name: [Row({"seed": 0}, {"suspected": share, "frechet": share})] for name, share in suspected.items()}
-    return training_ladder.Ladder(rows, Row({}), {"suspected": {"untouched": 0.1, "augmented": 0.9}}, 100)
+    rows = {
+        name: [Row({"seed": i}, {"suspected": share, "frechet": share}) for i, share in enumerate(shares)]
+        for name, shares in suspected.items()
+    }
+    facts = {"suspected": {"untouched": 0.1, "augmented": 0.9}, "samples": 100, "held_out": 50}
+    return training_ladder.Ladder(rows, Row({}), facts)
 
 
 def test_a_leak_is_0_for_what_looks_untouched_and_1_for_what_looks_augmented():
-    found = rungs({"E": 0.1, "F": 0.5, "F, always": 0.9})
+    found = rungs({"E": [0.1], "F": [0.5], "F, always": [0.9]})
     assert found.corrected_mean("E")[0] == pytest.approx(0)
-    assert found.leak == pytest.approx(0.5)
-    assert found.leak_always == pytest.approx(1)
+    assert found.leak() == pytest.approx(0.5)
+    assert found.leak("F, always") == pytest.approx(1)
     low, high = found.corrected_mean("F")[1]
-    spread = math.sqrt(0.25 / 100 + 2 * 0.25 * 0.09 / 100) / 0.8  # of its rate, and of both real ones by a half
+    spread = math.sqrt(0.25 / 100 + 2 * 0.25 * 0.09 / 50) / 0.8  # of its rate, and of both real ones by a half
     assert (high - low) / 2 == pytest.approx(1.96 * spread)
 
 
-def test_pictures_are_counted_from_their_shares():
-    assert training_ladder.counted([0.25, 0.1, 0.0]) == 20
-    with pytest.raises(ValueError, match="not shares of one number"):
-        training_ladder.counted([1 / 9973, 0.5])
+def test_a_leak_of_several_seeds_is_paired_and_has_an_interval():
+    found = rungs({"E": [0.1, 0.3], "F": [0.1, 0.3], "F, always": [0.5, 0.9]})
+    assert found.leak()[0] == pytest.approx(0)
+    mean, (low, high) = found.leak("F, always")
+    assert mean == pytest.approx(0.625)
+    assert low < 0.5 < 0.75 < high
+
+
+def test_gains_are_paired_by_seed_at_every_length():
+    found = rungs({"D": [3.0, 5.0], "E": [2.0, 4.0], "D, 1/9": [9.0, 7.0], "E, 1/9": [6.0, 4.0]})
+    assert found.gain("D", "E")[0] == pytest.approx(1)
+    assert found.gain("D", "E", 9) == (pytest.approx(3), (pytest.approx(3), pytest.approx(3)))
 
 
 def test_transforms_move_a_picture_and_flips_are_exact():
-    one = garments().compose(torch.tensor([1]), torch.tensor([0.3]))
+    train = digits.load()[0]
+    one = train.shown(train.draw(1, torch.Generator().manual_seed(0))[0])
     shown = draw.transforms(one)
     assert len(shown) == 7
     _, x_flip, y_flip, *others = shown.values()

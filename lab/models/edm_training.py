@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from lab.models.augment import LABELS, augment
 from lab.models.network import ConditionalUNet
@@ -85,8 +85,10 @@ class AugmentedUNet(ConditionalUNet):
     `lab.models.network.load` builds ConditionalUNets: keep its state_dict.
     """
 
-    def __init__(self, widths: tuple[int, ...], channels: int = 1, classes: int = 10, words: int = 5) -> None:
-        super().__init__(channels, classes, words, widths)
+    def __init__(
+        self, widths: tuple[int, ...], channels: int = 1, classes: int = 10, words: int = 5, groups: int = 16
+    ) -> None:
+        super().__init__(channels, classes, words, widths, groups=groups)
         self.embed_augment = nn.Linear(LABELS, 4 * widths[0], bias=False)
         nn.init.normal_(self.embed_augment.weight)  # as loud as the classes' embeddings; torch's own is not heard
 
@@ -125,9 +127,18 @@ def objective(
 
 
 def fit(
-    network: nn.Module, draw: Draw, recipe: EDMRecipe, scratch: str | Path, *, note: str = ""
+    network: nn.Module,
+    draw: Draw,
+    recipe: EDMRecipe,
+    scratch: str | Path,
+    *,
+    note: str = "",
+    transform: Callable[[Tensor, Generator, float], tuple[Tensor, Tensor]] = augment,
 ) -> tuple[nn.Module, History]:
     """Train a copy of the raw network F, or go on with an interrupted call's checkpoint, as `lab.models.training.fit`.
+
+    Args:
+        transform: (pictures, generator, probability) -> augmented pictures and labels, where the recipe augments.
 
     Returns:
         The averaged F, and (pictures seen, mean loss since the entry before) about 50 times.
@@ -145,7 +156,11 @@ def fit(
         return objective(network, y, sigma, eps, conditions, labels, recipe)
 
     description = {"training": "EDM's", "version": VERSION, "recipe": dataclasses.asdict(recipe)}
-    return loop.train(network, lambda step: _example(draw, recipe, step), loss, recipe, scratch, description, note=note)
+
+    def example(step: int) -> tuple[Tensor, ...]:
+        return _example(draw, recipe, step, transform)
+
+    return loop.train(network, example, loss, recipe, scratch, description, note=note)
 
 
 @torch.no_grad()
@@ -166,13 +181,15 @@ def loss_curve(
     return torch.stack(rows)
 
 
-def _example(draw: Draw, recipe: EDMRecipe, step: int) -> tuple[Tensor, ...]:
+def _example(
+    draw: Draw, recipe: EDMRecipe, step: int, transform: Callable[..., tuple[Tensor, Tensor]] = augment
+) -> tuple[Tensor, ...]:
     """Pictures, levels, noise, conditions and augmentation labels of a step, from (seed, step); seeds torch, too."""
     g = generator(recipe.seed, step)
     y, conditions = draw(recipe.batch, g)
     labels = torch.zeros(len(y), LABELS)
     if recipe.augment:
-        y, labels = augment(y, g, recipe.augment)
+        y, labels = transform(y, g, recipe.augment)
     sigma = recipe.column(recipe.loss).p_train(recipe.batch, g)
     eps = torch.randn(y.shape, generator=g)
     seed_dropout(g)

@@ -3,6 +3,7 @@ r"""The small network that is trained here, and its weights on disk.
 A diffusers `UNet2DModel` on the picture folded to (4 C, 16, 16) (space to depth happens inside: noise and metrics see
 (C, 32, 32)), with attention in the middle, conditioned on a class and a word by the sum of two learned embeddings. What
 it gives is unfolded, and two convolutions at 32x32 see it beside the picture: without them the grid of the fold shows.
+Pictures of another size are folded in the same way.
 """
 
 from __future__ import annotations
@@ -29,12 +30,19 @@ class ConditionalUNet(nn.Module):
         classes, words: how many values the two conditions have; one more means "not given".
         widths: channels of each resolution, 16x16 first; attention is in the middle block, at the last.
         layers: residual blocks a resolution.
+        groups: of each GroupNorm. Where a group is one channel, the norm removes what the embedding adds to it.
     """
 
     card: Card | None = None
 
     def __init__(
-        self, channels: int = 1, classes: int = 10, words: int = 5, widths: tuple[int, ...] = (64, 128), layers: int = 1
+        self,
+        channels: int = 1,
+        classes: int = 10,
+        words: int = 5,
+        widths: tuple[int, ...] = (64, 128),
+        layers: int = 1,
+        groups: int = 16,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -44,6 +52,8 @@ class ConditionalUNet(nn.Module):
             "widths": list(widths),
             "layers": layers,
         }
+        if groups != 16:  # the cards of networks without it stay as they are
+            self.config["groups"] = groups
         self.unet = UNet2DModel(
             sample_size=16,
             in_channels=4 * channels,
@@ -52,7 +62,7 @@ class ConditionalUNet(nn.Module):
             layers_per_block=layers,
             down_block_types=("DownBlock2D",) * len(widths),
             up_block_types=("UpBlock2D",) * len(widths),
-            norm_num_groups=min(16, widths[0]),
+            norm_num_groups=min(groups, widths[0]),
             attention_head_dim=widths[-1],
             add_attention=True,
             class_embed_type="identity",

@@ -36,6 +36,11 @@ class Claims:
         """Add one check: its claim, its name, its value; interval, note and band as in `lab.report.claims.Check`."""
         self.found.append(claims.measure(id, what, value, **band))
 
+    def positive(self, id: str, what: str, found: tuple[float, tuple[float, float]], **more: Any) -> None:
+        """A check that a value with an interval is above 0; of a primary one claims.yaml says it."""
+        primary = [p["what"] for p in claims.claims()[id].get("primary", {}).values()]
+        self(id, what, found[0], interval=found[1], **({} if what in primary else {"at_least": 0.0}), **more)
+
     def verdict(self) -> Table:
         """Write claims.json, and show what was decided; the checks beside decide nothing, and say whether they hold."""
         claims.save(self.out / "claims.json", self.found, self.name)

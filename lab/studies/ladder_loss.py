@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from lab.models import data, ladder
+from lab.models import digits, ladder
 from lab.models.augment import LABELS
 from lab.models.edm_training import AugmentedUNet, EDMRecipe, loss_curve, objective
 from zsnr import edm
@@ -36,32 +36,29 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
-def configured(name: str, images: data.Images, sigma_data: float) -> tuple[EDMRecipe, AugmentedUNet]:
+def configured(name: str) -> tuple[EDMRecipe, AugmentedUNet]:
     """Recipe and network of a configuration, small and untrained."""
-    recipe = EDMRecipe(sigma_data=sigma_data)
-    return ladder.configuration(name, recipe, 16, images.image.shape[1], len(images.classes))
+    return ladder.configuration(ladder.Rung(name, 0), EDMRecipe(sigma_data=digits.SIGMA_DATA), 16)
 
 
 @torch.no_grad()
-def largest_output(name: str, images: data.Images, sigmas: np.ndarray, sigma_data: float) -> float:
+def largest_output(name: str, pictures: digits.Digits, sigmas: np.ndarray) -> float:
     """Largest |F| of the untrained network of a configuration, over pictures and noise levels."""
-    y, labels = images.draw(8, generator(SEED, 0))
-    recipe, network = configured(name, images, sigma_data)
+    y, labels = pictures.draw(8, generator(SEED, 0))
+    recipe, network = configured(name)
     c_in, c_noise = recipe.column("edm").precondition(torch.tensor(sigmas))[2:]
     network.eval()
     answers = [network(i.float() * y, c.float().expand(len(y)), labels) for i, c in zip(c_in, c_noise, strict=True)]
     return max(f.abs().max().item() for f in answers)
 
 
-def at_start(
-    images: data.Images, n: int, sigmas: np.ndarray, sigma_data: float
-) -> tuple[Tensor, dict[str, list[float]]]:
+def at_start(pictures: digits.Digits, n: int, sigmas: np.ndarray) -> tuple[Tensor, dict[str, list[float]]]:
     """Losses of F = 0 on n pictures: E's (levels, n) by `loss_curve`, and the objectives of D and E, averaged."""
-    y, conditions = images.draw(n, generator(SEED, 1))
+    y, conditions = pictures.draw(n, generator(SEED, 1))
     eps = torch.randn(y.shape, generator=generator(SEED, 2))
-    recipes = {name: configured(name, images, sigma_data)[0] for name in ("D", "E")}
+    recipes = {name: configured(name)[0] for name in ("D", "E")}
     zero = edm.Preconditioned(Zero(), recipes["E"].column("edm"))
-    curve = loss_curve(zero, y, eps, sigmas.tolist(), sigma_data, class_labels=conditions)
+    curve = loss_curve(zero, y, eps, sigmas.tolist(), digits.SIGMA_DATA, class_labels=conditions)
     none, levels = torch.zeros(n, LABELS), [torch.full((n,), sigma, dtype=torch.float64) for sigma in sigmas]
     means = {
         name: [objective(Zero(), y, level, eps, conditions, none, recipe).item() for level in levels]
@@ -99,7 +96,7 @@ def linear_loss(spectrum: np.ndarray, sigma: np.ndarray, sigma_data: float) -> n
     return best.mean(1) * ((square + sigma_data**2) / (square * sigma_data**2))[:, 0]
 
 
-def power_law(sigma_data: float, size: int = data.SIZE) -> np.ndarray:
+def power_law(sigma_data: float, size: int = 32) -> np.ndarray:
     """(size^2,) variances that fall with the frequency f as 1/f^2, as in photographs, of mean sigma_data^2."""
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2))
     law = 1 / np.maximum(frequency, 1).ravel() ** 2
@@ -111,28 +108,20 @@ class Data:
     """What is known of the pictures.
 
     Args:
-        spectrum: (K,) variances lambda_k about the mean of the class, in the directions of their covariance.
-        limit: loss of the average picture of the class, the best answer where the noise hides all else.
-        constant: directions without variance; in the pixels that are backdrop in all pictures there is one level only.
+        spectrum: (64,) variances lambda_k of the training pictures, about their mean, which is 0.
+        limit: loss of the average training picture on held-out ones: the best answer where the noise hides all else.
     """
 
     spectrum: np.ndarray
     limit: float
-    constant: int
 
 
-def describe(train: data.Images, test: data.Images, n: int, held_out: int, sigma_data: float) -> Data:
-    """The spectrum is of n training pictures; the limit is of held-out ones, those of the stage's curves."""
-    classes = len(train.classes)
-    real, conditions = train.draw(n, generator(SEED, 3))
-    flat, label = real.flatten(1).double(), conditions[:, 0]
-    means = torch.stack([flat[label == c].mean(0) for c in range(classes)])
-    residual = (flat - means[label]).float()
-    spectrum = torch.linalg.eigvalsh((residual.T @ residual).double() / (len(flat) - classes)).clamp(min=0).numpy()
-    held, of = test.draw(held_out, generator(2, 3))
-    average = means.float()[of[:, 0]].view_as(held)
-    limit = (held - average).square().mean().item() / sigma_data**2
-    return Data(spectrum, limit, int((train.matte == 0).all(0).sum()) - 1)
+def describe(train: digits.Digits, test: digits.Digits) -> Data:
+    """The held-out pictures are those of the stage's curves."""
+    flat = train.all(generator(SEED, 3))[0].flatten(1).double()
+    spectrum = torch.linalg.eigvalsh(flat.T.cov()).numpy()
+    limit = test.all(generator(2, 3))[0].square().mean().item() / digits.SIGMA_DATA**2
+    return Data(spectrum, limit)
 
 
 def dropped(sigmas: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:

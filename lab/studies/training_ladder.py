@@ -1,7 +1,8 @@
 """Finding 7: configurations A to F of EDM's Table 2, as they were trained (`lab.models.ladder`), and what F leaks.
 
-All have the same seeds, the same number of training pictures, and the same deterministic sampler, so that differences
-are paired by seed. F was trained once more, with every transform always applied: *F, always*.
+All have the same seeds and the same deterministic sampler, and see the same number of training pictures, so that
+differences are paired by seed. Beside them are *C, VE*, with VE's preconditioning and loss; *F, always*, with every
+transform always applied; and D, E and F after a ninth and a third of the pictures.
 
 The leak: a classifier that was trained to tell augmented pictures from untouched ones takes the share r of a sample for
 augmented, and f and t of untouched and of augmented real pictures. Its rate is corrected to (r - f) / (t - f).
@@ -12,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,9 @@ STEPS = {
 }
 PAPER = dict(zip(ladder.CONFIGS, (2.48, 2.18, 2.08, 2.09, 1.88, 1.79), strict=True))
 """FID of CIFAR-10, conditional, VP (Table 2)."""
-ALWAYS = "F, always"
+VE, ALWAYS = "C, VE", "F, always"
+LENGTHS = (*ladder.PARTS, 1)
+"""Of the trainings of D, E and F: parts of all pictures, the shortest first."""
 
 Mean = tuple[float, tuple[float, float]]
 """A value and its 95 % interval."""
@@ -45,42 +47,41 @@ def of_seeds(values: Sequence[float] | np.ndarray) -> Mean | float:
     return (float(values.mean()), interval(values.tolist())) if len(values) > 1 else float(values[0])
 
 
+def shorter(name: str, part: int) -> str:
+    """The name of a configuration's training on a part of the pictures."""
+    return name if part == 1 else f"{name}, 1/{part}"
+
+
 @dataclass(frozen=True)
 class Ladder:
     """What was measured of every rung.
 
     Args:
-        rows: a row for each seed, by configuration, in the same order of seeds.
+        rows: a row for each seed, by name: A to F, VE, ALWAYS and the shorter ones; all in the same order of seeds.
         real: the same measures of real pictures.
         facts: of the stage.
-        samples: pictures that were drawn from each network.
     """
 
     rows: Mapping[str, Sequence[Row]]
     real: Row
     facts: Mapping[str, Any]
-    samples: int
 
     @property
     def seeds(self) -> list[int]:
         return [row["seed"] for row in self.rows["F"]]
 
-    @property
-    def trained_on(self) -> int:
-        """Pictures of one training."""
-        return int(self.rows["A"][0]["loss"][-1][0])
+    def epochs(self, part: int = 1) -> float:
+        """Passes over the training pictures."""
+        return float(self.rows[shorter("E", part)][0]["loss"][-1][0] / self.facts["trained_on"])
 
     @property
     def sigmas(self) -> np.ndarray:
         """Noise levels of the curves."""
         return np.array(self.facts["sigmas"])
 
-    def values(self, name: str, *keys: str) -> np.ndarray:
-        """(seeds,) of a measure, such as "level", "w1"."""
-        picked: list[Any] = list(self.rows[name])
-        for key in keys:
-            picked = [row[key] for row in picked]
-        return np.array(picked, dtype=float)
+    def values(self, name: str, key: str) -> np.ndarray:
+        """(seeds,) of a measure, such as "frechet"."""
+        return np.array([row[key] for row in self.rows[name]], dtype=float)
 
     def after(self, name: str) -> np.ndarray:
         """(seeds, levels) EDM's loss after training, on held-out pictures."""
@@ -91,9 +92,9 @@ class Ladder:
         weights = p_train(self.sigmas)
         return np.asarray((self.after(name) * weights).sum(1) / weights.sum())
 
-    def gain(self, before: str, after: str) -> Mean:
+    def gain(self, before: str, after: str, part: int = 1) -> Mean:
         """How much lower the Frechet distance of `after` is, paired by seed."""
-        less = self.values(before, "frechet") - self.values(after, "frechet")
+        less = self.values(shorter(before, part), "frechet") - self.values(shorter(after, part), "frechet")
         return float(less.mean()), interval(less.tolist())
 
     @property
@@ -109,58 +110,43 @@ class Ladder:
         """Mean of `corrected`, its interval from the pictures counted: in the samples, and in both real sets."""
         false, true = (self.facts["suspected"][kind] for kind in ("untouched", "augmented"))
         rate, c = self.values(name, "suspected").mean(), float(self.corrected(name).mean())
-        counted = ((1, rate, self.samples * len(self.rows[name])), ((1 - c) ** 2, false, self.samples))
-        terms = [weight * p * (1 - p) / n for weight, p, n in (*counted, (c**2, true, self.samples))]
+        drawn, real = self.facts["samples"] * len(self.rows[name]), self.facts["held_out"]
+        terms = [w * p * (1 - p) / n for w, p, n in ((1, rate, drawn), ((1 - c) ** 2, false, real), (c**2, true, real))]
         half = 1.96 * math.sqrt(sum(terms)) / abs(self.power)
         return c, (c - half, c + half)
 
-    @property
-    def leak(self) -> float:
-        """What F has beyond E, which never saw an augmented picture: a bad picture may look augmented, too."""
-        return float((self.corrected("F") - self.corrected("E")).mean())
-
-    @property
-    def leak_always(self) -> float:
-        """The same of F with every transform always applied, for the first seed."""
-        return float(self.corrected(ALWAYS)[0] - self.corrected("E")[0])
+    def leak(self, name: str = "F") -> Mean | float:
+        """What F, or F always, has beyond E, which never saw an augmented picture: a bad picture may look augmented."""
+        return of_seeds(self.corrected(name) - self.corrected("E"))
 
 
 def read(results: str) -> Ladder:
     """The ladder as the stage evaluate_ladder left it.
 
     Raises:
-        ValueError: rungs of other seeds than F's, or shares that are of no one number of pictures.
+        ValueError: rungs of other seeds than F's.
     """
     stage: Results = load(ROOT / results / "edm/evaluate_ladder")
     rungs = stage.where(study="ladder")
-    rows = {name: rungs.where(config=name, always=False).rows for name in ladder.CONFIGS}
+    whole = rungs.where(always=False, part=1)
+    rows = {name: whole.where(config=name, column="vp").rows for name in ladder.CONFIGS}
+    rows |= {VE: whole.where(config="C", column="ve").rows, ALWAYS: rungs.where(always=True).rows}
+    rows |= {shorter(name, part): rungs.where(config=name, part=part).rows for name in "DEF" for part in ladder.PARTS}
     seeds = {name: [row["seed"] for row in found] for name, found in rows.items()}
     if other := {name: found for name, found in seeds.items() if found != seeds["F"]}:
         raise ValueError(f"the rungs are paired by seed, and F has {seeds['F']}: train these with the same, {other}")
-    shares = [row["suspected"] for row in rungs] + list(stage.facts["suspected"].values())
-    rows[ALWAYS] = rungs.where(always=True).rows
-    return Ladder(rows, stage.one(study="real"), stage.facts, counted(shares))
-
-
-def counted(shares: Sequence[float]) -> int:
-    """The number of pictures: a share of n pictures is a whole number of n-ths, so the least n that fits all shares."""
-    n = math.lcm(*(Fraction(share).limit_denominator(10_000).denominator for share in shares))
-    if n >= 10_000:
-        raise ValueError(f"{shares} are not shares of one number of pictures below 10,000: run the stage again")
-    return n
+    return Ladder(rows, stage.one(study="real"), stage.facts)
 
 
 def note(rungs: Ladder, gains: Mapping[tuple[str, str], Mean]) -> str:
-    """What stands beside the Frechet distances: their scale, losses, levels, the leak, and gains that are none."""
+    """What stands beside the Frechet distances: scale, losses, gains by length, and gains that are none."""
     losses = ", ".join(f"{name} {rungs.averaged(name).mean():.3f}" for name in "CDEF")
-    spread = {name: [rungs.values(name, "level", key).mean() for key in ("std_ratio", "w1")] for name in "CDEF"}
-    levels = ", ".join(f"{name} {ratio:.2f} and {w1:.3f}" for name, (ratio, w1) in spread.items())
+    lengths = ", ".join(f"{rungs.gain('D', 'E', part)[0]:+.3f} at {rungs.epochs(part):.0f}" for part in LENGTHS)
     parts = [
-        f"{len(rungs.seeds)} seeds of {rungs.trained_on} pictures each",
-        "a classifier's features",
+        f"{len(rungs.seeds)} seeds of {rungs.epochs():.0f} epochs each",
+        "of pixels",
         f"EDM's loss over its p_train: {losses}",
-        f"level std over the data's and W1: {levels}",
-        f"corrected share taken for augmented, F less E: {rungs.leak:.3f}, always applied: {rungs.leak_always:.3f}",
+        f"D less E by epochs: {lengths}",
     ]
     unclear = [" to ".join(pair) for pair, (_, (low, high)) in gains.items() if low < 0 < high]
     worse = [" to ".join(pair) for pair, (_, (low, high)) in gains.items() if high < 0]

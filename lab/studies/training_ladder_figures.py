@@ -15,11 +15,11 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from lab.measure.metrics import interval
-from lab.models import data, ladder
-from lab.models.augment import augment, warp
+from lab.models import digits, ladder
+from lab.models.augment import warp
 from lab.report import figures
 from lab.studies import ladder_loss, preconditioning
-from lab.studies.training_ladder import ALWAYS, PAPER, STEPS, Ladder
+from lab.studies.training_ladder import ALWAYS, LENGTHS, PAPER, STEPS, VE, Ladder, shorter
 from zsnr import edm
 from zsnr.finetune.loop import generator
 
@@ -62,43 +62,68 @@ def coefficients() -> Figure:
 
 
 def measures(rungs: Ladder) -> Figure:
-    """The paper's FID; Frechet distance, spread of the level, and EDM's loss of ours, by seed and with intervals."""
+    """The paper's FID; Frechet distance and EDM's loss of ours, by seed and with intervals; the former by epochs."""
     fig, axes = plt.subplots(1, 4, figsize=(7, 2.3), layout="constrained")
     axes[0].scatter(ladder.CONFIGS, [PAPER[name] for name in ladder.CONFIGS], c=list(COLOURS.values()), s=22)
     axes[0].set(title="the paper's FID", ylim=(1.6, 2.6))
-    real = rungs.real.measures
-    _rungs(axes[1], lambda name: rungs.values(name, "frechet"), real["frechet"], "our Fréchet distance")
-    spread = real["level"]["std_ratio"]
-    _rungs(axes[2], lambda name: rungs.values(name, "level", "std_ratio"), spread, "our level's std / data's")
-    _rungs(axes[3], rungs.averaged, None, "our loss over $p_\\mathrm{train}$")
-    for ax in axes:
+    real = rungs.real["frechet"]
+    _rungs(axes[1], lambda name: rungs.values(name, "frechet"), real, "our Fréchet distance")
+    _rungs(axes[2], rungs.averaged, None, "our loss over $p_\\mathrm{train}$")
+    for ax in axes[:3]:
         ax.set_xlabel("configuration")
+    _lengths(axes[3], rungs)
     return fig
 
 
+def _lengths(ax: Axes, rungs: Ladder) -> None:
+    """Frechet distance of D, E and F by the length of training."""
+    every = [rungs.real["frechet"]]
+    for name, shift in (("D", 0.93), ("E", 1.0), ("F", 1.07)):
+        x = np.array([rungs.values(shorter(name, part), "frechet") for part in LENGTHS])
+        low, high = np.array([interval(row.tolist()) for row in x]).T
+        every += x.flatten().tolist()
+        at, bars = shift * np.array([rungs.epochs(part) for part in LENGTHS]), [x.mean(1) - low, high - x.mean(1)]
+        look: dict[str, Any] = {"color": COLOURS[name], "ms": 3, "lw": 1, "elinewidth": 0.7, "capsize": 1.5}
+        ax.errorbar(at, x.mean(1), bars, fmt=MARKERS[name] + "-", label=name, **look)
+    ax.axhline(rungs.real["frechet"], color=figures.COLOURS["data"], lw=0.9, ls=":")
+    ticks = [rungs.epochs(part) for part in LENGTHS]
+    ax.set(xscale="log", title="ours, by length", xlabel="epochs")
+    _log(ax, np.array(every))
+    ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.legend(fontsize=7)
+
+
 def _rungs(ax: Axes, of: Callable[[str], np.ndarray], real: float | None, title: str) -> None:
-    """One measure of all rungs: seeds as small dots, mean and interval to their right; real pictures as a line."""
-    every = np.concatenate([of(name) for name in ladder.CONFIGS] + ([] if real is None else [np.array([real])]))
-    for i, name in enumerate(ladder.CONFIGS):
-        x = of(name)
+    """One measure of all rungs: seeds as small dots, mean and interval to their right; C of VE's; real pictures."""
+    every = np.concatenate([of(name) for name in (*ladder.CONFIGS, VE)] + ([] if real is None else [np.array([real])]))
+    for i, name in [*enumerate(ladder.CONFIGS), (2, VE)]:
+        x, colour = of(name), LOOKS["ve"][1] if name == VE else COLOURS[name]
         low, high = interval(x.tolist())
-        ax.plot([i - 0.18] * len(x), x, "o", ms=3, color=COLOURS[name], mew=0)
+        ax.plot([i - 0.18] * len(x), x, "o", ms=3, color=colour, mew=0)
         bars = [[x.mean() - low], [high - x.mean()]]
-        ax.errorbar(i + 0.18, x.mean(), bars, fmt="_", color=COLOURS[name], capsize=2, ms=6, lw=1.2)
+        ax.errorbar(i + 0.18, x.mean(), bars, fmt="_", color=colour, capsize=2, ms=6, lw=1.2)
+    ax.annotate("VE", (2.18, of(VE).mean()), (4, -2), textcoords="offset points", fontsize=6.5, color=LOOKS["ve"][1])
     if real is not None:
         ax.axhline(real, color=figures.COLOURS["data"], lw=0.9, ls=":")
         ax.annotate("real pictures", (0.03, real), (0, 2), ("axes fraction", "data"), "offset points", fontsize=6.5)
     # an interval over few seeds may be wider than what it is about
     if every.min() > 0 and every.max() > 5 * every.min():
-        ax.set(yscale="log", ylim=(every.min() / 1.6, every.max() * 1.6))
-        marks = (0.3, 1, 3, 10, 30, 100) if every.max() > 30 * every.min() else (0.5, 1, 2, 5, 10, 20, 50, 100)
-        ticks = [t for t in marks if every.min() / 1.6 < t < every.max() * 1.6]
-        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _log(ax, every)
     else:
         margin = 0.35 * np.ptp(every)
         ax.set_ylim(every.min() - margin, every.max() + margin)
     ax.set(title=title, xticks=range(len(ladder.CONFIGS)), xticklabels=ladder.CONFIGS)
+
+
+def _log(ax: Axes, every: np.ndarray) -> None:
+    """A logarithmic axis with plain numbers, about as far as the values go."""
+    steps = (1, 3) if every.max() < 300 * every.min() else (1,)
+    marks = [step * 10.0**power for power in range(-2, 7) for step in steps]
+    ticks = [mark for mark in marks if every.min() / 1.6 < mark < every.max() * 1.6]
+    ax.set(yscale="log", ylim=(every.min() / 1.6, every.max() * 1.6))
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def losses(rungs: Ladder, pictures: ladder_loss.Data) -> Figure:
@@ -138,7 +163,7 @@ def _figure5a(ax: Axes, rungs: Ladder, pictures: ladder_loss.Data) -> None:
     ax.plot(sigmas, rungs.rows["E"][0]["curve at the start"]["mean"], "--", color=COLOURS["E"], lw=1, label="E, start")
     ax.plot(sigmas, mean, "o-", ms=3, color=COLOURS["E"], label="E, trained")
     spectra = {
-        ("best linear, our pictures", ":", "#b07a1e"): pictures.spectrum,
+        ("best linear, our digits", ":", "#b07a1e"): pictures.spectrum,
         ("best linear, $1/f^2$ spectrum", "-.", "#666666"): ladder_loss.power_law(sigma_data),
     }
     for (label, line, colour), spectrum in spectra.items():
@@ -160,17 +185,17 @@ def _density(ax: Axes, sigmas: np.ndarray) -> None:
     ax.legend(fontsize=6.5, loc="upper left")
 
 
-def sheets(rungs: Ladder, test: data.Images) -> Figure:
-    """Twenty pictures of the first seed of each rung, from the same noises and classes, and as many real ones."""
-    n, classes = 20, len(test.classes)
-    index = [torch.nonzero(test.label == i % classes)[i // classes].item() for i in range(n)]
-    level = 2 * torch.rand(n, generator=generator(ladder_loss.SEED, 5)) - 1
-    shown = {f"{name}: {step}": rungs.rows[name][0].tensors["pictures"].float()[:n] for name, step in STEPS.items()}
-    shown["F, every transform always applied"] = rungs.rows[ALWAYS][0].tensors["pictures"].float()[:n]
-    shown["real pictures"] = test.compose(torch.tensor(index), level)
-    fig, axes = plt.subplots(4, 2, figsize=(7, 3.9), layout="constrained")
+def sheets(rungs: Ladder, train: digits.Digits, test: digits.Digits) -> Figure:
+    """Forty pictures of the first seed of each rung, from the same noises, and as many held-out ones."""
+    n = 40
+    titles = {name: f"{name}: {step}" for name, step in STEPS.items()}
+    titles |= {VE: f"{VE}: VE as it was, with B and C", ALWAYS: "F, every transform always applied"}
+    shown = {title: train.shown(rungs.rows[name][0].tensors["pictures"].float()) for name, title in titles.items()}
+    shown["held-out digits"] = train.shown(test.draw(n, generator(ladder_loss.SEED, 5))[0])
+    shown["digits trained on"] = train.shown(train.draw(n, generator(ladder_loss.SEED, 5))[0])
+    fig, axes = plt.subplots(5, 2, figsize=(7, 3.6), layout="constrained")
     for ax, (name, x) in zip(axes.flat, shown.items(), strict=True):
-        figures.pictures(ax, x, 10, name)
+        figures.pictures(ax, x, 20, name)
     return fig
 
 
@@ -183,7 +208,7 @@ def transforms(one: Tensor) -> dict[str, Tensor]:
     eye, scale = torch.eye(2, dtype=torch.float64), 2**0.2
 
     def moved(linear: Tensor, shift: Sequence[float] = (0.0, 0.0)) -> Tensor:
-        return warp(one, linear[None], data.SIZE * torch.tensor([list(shift)], dtype=torch.float64))
+        return warp(one, linear[None], one.shape[-1] * torch.tensor([list(shift)], dtype=torch.float64))
 
     stretch = torch.diag(torch.tensor([scale, 1 / scale], dtype=torch.float64))
     return {
@@ -197,19 +222,16 @@ def transforms(one: Tensor) -> dict[str, Tensor]:
     }
 
 
-def table6(train: data.Images) -> Figure:
+def table6(train: digits.Digits) -> Figure:
     """Each transform of Table 6 alone, and training pictures as F and *F, always* see them."""
-    one = train.compose(
-        torch.tensor([int(torch.nonzero(train.label == len(train.classes) - 1)[3])]), torch.tensor([0.3])
-    )
     seen = train.draw(20, generator(ladder_loss.SEED, 6))[0]
     fig = plt.figure(figsize=(7, 2.5), layout="constrained")
     top, bottom = fig.subfigures(2, 1, height_ratios=[1.25, 1], squeeze=False)[:, 0]
-    shown = transforms(one)
+    shown = transforms(train.shown(seen[:1]))
     for ax, (title, x) in zip(top.subplots(1, len(shown)), shown.items(), strict=True):
         figures.pictures(ax, x, 1)
         ax.set_title(title, fontsize=7)
     for ax, (p, name) in zip(bottom.subplots(1, 2), ((0.12, "F"), (1.0, ALWAYS)), strict=True):
-        x = augment(seen.clone(), generator(ladder_loss.SEED, 7), p)[0]
+        x = train.shown(train.augment(seen, generator(ladder_loss.SEED, 7), p)[0])
         figures.pictures(ax, x, 10, f"{name}: each transform with probability {p:.0%}")
     return fig

@@ -72,7 +72,6 @@ def audit(
         checks.schedule(report, end, shape or size, 1000, prediction)
         return report
     scheduler, own_shape = load(subject)
-    assumed = shape is None and own_shape is None
     shape = shape or own_shape or (4, 64, 64)
     probe = Probe(scheduler, step, **_shift(scheduler.config, shape))
     levels, report = probe.levels, Report(type(scheduler).__name__)
@@ -86,8 +85,6 @@ def audit(
     if isinstance(subject, Mapping) and "_class_name" not in subject:
         report.facts["class"] = "not named; the one whose arguments the config holds"
     checks.schedule(report, checks.table(report, scheduler, levels), shape, levels.T, levels.prediction)
-    if assumed:
-        report.facts["shape"] += " (assumed)"
     checks.steps(report, probe, shape, tried, exhaustive)
     _card(report, subject, scheduler)
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters and hasattr(scheduler, "sigmas"):

@@ -21,7 +21,7 @@ from zsnr.prediction import EPS_AT_ZERO_SNR, cos_sin
 MEAN_STD, NARROWED, USUAL, HIGH, SLIGHT = 0.5, 0.1, 50, 80, 0.05
 """Std of a channel's mean, the data's being 1; share of its std that may be lost; a usual count; a high sigma;
 share of a step's way that it may miss, where that is one training step."""
-RETRAIN = "fine-tune to v-prediction on Algorithm 1's schedule: python -m zsnr.finetune"
+RETRAIN = "fine-tune to v-prediction with Algorithm 1 (rescale_betas_zero_snr=True, timestep_spacing='trailing')"
 FAKE_ZERO = 2**-24 * 1.001
 """Schedulers that cannot take a zero hold 2**-24 in its place."""
 KNOW_ZERO_SNR = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SEVERITIES = ("flaw", "bug", "note")
-"""In the order in which they are shown: what is wrong with the model before what its scheduler does."""
+SEVERITIES = ("bug", "flaw", "note")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Report:
         lines = [f"{self.subject}: {self.verdict}"]
         lines += [f"  {k:<26}{v:.4g}" if isinstance(v, float) else f"  {k:<26}{v}" for k, v in self.facts.items()]
         for one in self.findings:
-            where = f" [at {ranges(one.counts)} steps, {len(one.counts)} of the counts tried]" if one.counts else ""
+            where = f" [{len(one.counts)} counts: {ranges(one.counts)}]" if one.counts else ""
             lines += [f"{one.severity.upper():<6}{one.name}: {one.what}{where}", f"      remedy: {one.remedy}"]
         return "\n".join(lines)
 
