@@ -103,8 +103,8 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "level_spread_by_fixes": ("Z-20", "level std / data's: what the fixes add to control"),
     },
     "19_churn_known_truth": {
-        "churn_gain_original": ("E-33", "digits, original: gain of CIFAR-10 VP's setting of Table 5"),
-        "churn_harm_edm": ("E-41", "digits, edm: harm of the largest S_churn, all levels"),
+        "digits_churn_gain_original": ("E-33", "digits, original: gain of CIFAR-10 VP's setting of Table 5"),
+        "digits_churn_harm_edm": ("E-41", "digits, edm: harm of the largest S_churn, all levels"),
         "removed_too_much": ("E-38", "digits, original: noise removed too much, mean over levels in [.05, 1]"),
     },
     "20_table3": {

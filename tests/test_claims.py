@@ -131,7 +131,7 @@ def test_names_of_primary_checks_are_told_apart():
 def test_each_primary_check_is_measured_by_one_finding():
     """By what the findings of the full profile stored."""
     stored = sorted((ROOT / "results/full/findings").glob("*/claims.json"))
-    assert len(stored) == 14
+    assert len(stored) == 16
     made = [(check.id, check.what) for path in stored for check in load(path)]
     for id, scope, primary in PRIMARY:
         assert made.count((id, primary["what"])) == 1, (id, scope)
