@@ -153,6 +153,21 @@ def test_a_peer_that_is_ahead_is_bold_and_said():
     assert report.misses(record) == ["gaussian, 10 evaluations: 0.02 > 0.0055"]
 
 
+def test_overheads_are_held_against_solvers_of_the_same_kind():
+    def row(library, name, microseconds, evaluations=50):
+        return {"library": library, "name": name, "microseconds": microseconds, "evaluations": evaluations}
+
+    ours = [row("zsnr", "eab", 90), row("zsnr", "ddim", 25), row("zsnr", "heun", 23, 99)]
+    peers = [row("diffusers", "FlowMatchEuler", 34), row("azula", "zEAB", 95), row("azula", "Heun", 24, 100)]
+    cells = {"library": "zsnr", "name": "eab", "cells": {}}
+    assert report.behind({"errors": [cells, cells | {"library": "azula"}], "overhead": ours + peers}) == []
+    peers += [row("k-diffusion", "dpmpp_2m", 89), row("diffusers", "Euler", 25), row("diffusers", "Heun", 22, 99)]
+    assert report.behind({"errors": [cells, cells | {"library": "azula"}], "overhead": ours + peers}) == [
+        f"overhead of {name} takes less)"
+        for name in ("eab (k-diffusion dpmpp_2m", "ddim (diffusers Euler", "heun (diffusers Heun")
+    ]
+
+
 def test_the_excerpt_has_the_best_two_of_each_library():
     def row(library, name, *found):
         cells = {"gaussian": {str(b): {"error": e} for b, e in zip((10, 20), found, strict=True)}}
