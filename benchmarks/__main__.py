@@ -8,7 +8,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from benchmarks import errors, figure, overhead, problems, report
 from benchmarks.solver import Solver
 from lab import ROOT
 
-RESULTS, PAGE = Path(__file__).parent / "results", ROOT / "docs/samplers.md"
+RESULTS, PAGE, README = Path(__file__).parent / "results", ROOT / "docs/samplers.md", ROOT / "README.md"
 MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 LIBRARIES = ("ours", "peer_diffusers", "peer_k_diffusion", "peer_azula", "peer_smalldiffusion")
 
@@ -39,6 +38,12 @@ def stamp(*facts: Any) -> str:
     code = sorted(path for folder in ("zsnr", "benchmarks") for path in (ROOT / folder).glob("*.py"))
     told = [path.read_bytes() for path in code] + [repr(facts).encode()]
     return hashlib.sha256(b"".join(told)).hexdigest()[:16]
+
+
+def quote(page: Path, text: str) -> None:
+    """Write the text between the marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(MARKS[0])
+    page.write_text(before + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     journal.unlink(missing_ok=True)
     (options.out / "benchmarks.md").write_text(report.table(record), encoding="utf-8")
     if options.out == RESULTS:
-        text = PAGE.read_text(encoding="utf-8")
-        (quoted,) = re.findall(f"{MARKS[0]}(.*){MARKS[1]}", text, re.S)
-        PAGE.write_text(text.replace(MARKS[0] + quoted, f"{MARKS[0]}\n{report.excerpt(record)}"), encoding="utf-8")
+        quote(PAGE, f"\n{report.excerpt(record)}")
+        if "network" in record["errors"][0]["cells"]:
+            quote(README, report.sentence(record))
     figure.draw(record, options.out / "benchmarks.png")
     print(report.table(record), *report.behind(record), sep="\n")
     misses = report.misses(record)

@@ -137,6 +137,24 @@ def excerpt(record: Record) -> str:
     return text + "\nPeers are ahead of all of ours: " + ("; ".join(behind(record)) or "nowhere") + ".\n"
 
 
+def sentence(record: Record) -> str:
+    """The README's: the smallest errors on the trained network, of `eab` and of all other libraries."""
+    eab = next(r for r in record["errors"] if (r["library"], r["name"]) == ("zsnr", "eab"))
+    peers = [r for r in record["errors"] if r["library"] != "zsnr"]
+    budgets = list(eab["cells"]["network"])
+    ours = [_error(eab, "network", b) for b in budgets]
+    theirs = [_error(closest(peers, "network", b), "network", b) for b in budgets]
+    mine, best = (_listed([printed("network", e) for e in errors]) for errors in (ours, theirs))
+    return (
+        f"With {_listed(budgets)} calls, the median error of our solver `eab` on the fixed network is {mine} "
+        f"thousandths. The best solver of four other libraries has {best}."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def behind(record: Record) -> list[str]:
     """Where a peer is closer than all of ours, a line a test with its setting, and where one of its kind is as fast."""
     found, sides = [], [[r for r in record["errors"] if (r["library"] == "zsnr") is own] for own in (True, False)]

@@ -38,6 +38,16 @@ def test_the_page_quotes_the_recorded_table():
     assert (ROOT / "benchmarks/results/benchmarks.md").read_text() == report.table(RECORD)
 
 
+def test_the_readme_quotes_the_smallest_errors_on_the_network(tmp_path):
+    assert f"{__main__.MARKS[0]}{report.sentence(RECORD)}{__main__.MARKS[1]}\n" in __main__.README.read_text()
+    page = tmp_path / "README.md"
+    page.write_text(f"before {__main__.MARKS[0]}old{__main__.MARKS[1]} after")
+    __main__.quote(page, "new")
+    assert page.read_text() == f"before {__main__.MARKS[0]}new{__main__.MARKS[1]} after"
+    found = [r["cells"]["network"]["20"]["error"] for r in RECORD["errors"] if r["library"] != "zsnr"]
+    assert f"{1000 * min(filter(None, found)):.3g}" in report.sentence(RECORD).split("libraries has ")[1]
+
+
 def test_the_record_has_everybody_and_its_version():
     assert {r["library"] for r in RECORD["errors"]} == {"zsnr", *report.PACKAGES} - {"torch"}
     assert "missing" not in RECORD["versions"].values()
