@@ -66,7 +66,7 @@ def become_kernel(client: socket.socket) -> None:
     threading.Thread(target=follow, args=(client,), daemon=True).start()
     from ipykernel.kernelapp import launch_new_instance
 
-    launch_new_instance(["-f", asked["connection_file"]])
+    launch_new_instance(["-f", asked["connection_file"], f"--IPKernelApp.parent_handle={os.getppid()}"])
     os._exit(0)
 
 
