@@ -6,7 +6,7 @@ reads what the stages of a profile have written below results/PROFILE, and write
 
     training.json         the last loss of each training, by stage and model
     loss_*.csv            their loss curves
-    metrics/NN_name.json  of each finding, the numbers that METRICS names; findings that store none have no file
+    metrics/NN_name.json  of each finding, the numbers that METRICS names, or its own metrics.json
     levels.csv            how many pictures have which brightness, by model
     errors.csv            Frechet distance against calls of the network, by sampler
 
@@ -155,7 +155,7 @@ def last(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, dict[str, float
 
 
 def metrics(findings: Path) -> dict[str, dict[str, float]]:
-    """The numbers that METRICS names, by finding.
+    """The numbers that METRICS names, or that a finding writes itself, by finding.
 
     Raises:
         KeyError: a finding has no such check.
@@ -168,6 +168,8 @@ def metrics(findings: Path) -> dict[str, dict[str, float]]:
             if not isinstance(checks.get(check), int | float):
                 raise KeyError(f"{path} has no number {check}: name another for {name} in pipeline/summary.py")
         found[finding] = {name: float(checks[check]) for name, check in names.items()}
+    for path in findings.glob("*/metrics.json"):
+        found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
     audited = json.loads((findings / "15_audit/findings.json").read_text(encoding="utf-8")).values()
     found["15_audit"] = {"audited": len(audited), "faulty": sum(not one["ok"] for one in audited)}
     return found

@@ -46,7 +46,10 @@ def written(tmp_path_factory):
 def test_metrics_are_the_numbers_that_findings_stored(written):
     paths = sorted((written / "results/full/summary/metrics").iterdir())
     shown = {path.stem: json.loads(path.read_text()) for path in paths}
-    assert {*shown} == {*summary.METRICS, "15_audit", "16_text_to_image"}
+    own = {path.parent.name: json.loads(path.read_text()) for path in FULL.glob("findings/*/metrics.json")}
+    assert {*shown} == {path.stem for path in (ROOT / "notebooks/findings").glob("*.py")}
+    assert {*own} == {*shown} - {*summary.METRICS, "15_audit", "16_text_to_image"}
+    assert all(shown[finding] == numbers for finding, numbers in own.items())
     for finding, names in summary.METRICS.items():
         checks = {(c.id, c.what): c.value for c in claims.load(FULL / "findings" / finding / "claims.json")}
         assert shown[finding] == {name: checks[check] for name, check in names.items()}

@@ -87,8 +87,8 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
-def section(row: Row, folder: Path) -> str:
-    """All about one claim, for a page in `folder`: its words, its checks, why the band, its figure."""
+def section(row: Row, folder: Path, profile: str) -> str:
+    """All about one claim, for a page in `folder`: its words, its checks, why the band, its figure in full."""
     primary = [c for c in row["checks"] if c["scope"]]
     found = [f"**{c['verdict']}**{SCOPES.get(c['scope'], '')}" for c in primary]
     found += [f"pending{SCOPES.get(scope, '')}" for scope in row["pending"]]
@@ -102,7 +102,7 @@ def section(row: Row, folder: Path) -> str:
     for c in primary:
         lines += [f"- Why this check and band{SCOPES.get(c['scope'], '')}: {cell(c['why'])}."]
         lines += [f"- What would decide it{SCOPES.get(c['scope'], '')}: {cell(c['decides'])}."] * bool(c["decides"])
-    if row["figure"] and (figure := picture(row["figure"], folder)):
+    if row["figure"] and profile == "full" and (figure := picture(row["figure"], folder)):
         lines += ["", f"![{row['name']}]({figure})"]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -161,7 +161,7 @@ def to_markdown(rows: Sequence[Row], folder: Path, profile: str = "full") -> str
     parts += ["## At a glance\n", overview(rows, "")]
     for paper, (authors, title) in PAPERS.items():
         parts += [f"## {paper}\n", f"{authors}, *{title}*.\n"]
-        parts += [section(row, folder) for row in rows if row["paper"] == paper]
+        parts += [section(row, folder, profile) for row in rows if row["paper"] == paper]
     return "\n".join(parts)
 
 

@@ -107,6 +107,6 @@ def best(distances: Mapping[float, float]) -> float:
 
 
 def shared(distances: Mapping[str, Mapping[float, float]]) -> float:
-    """One scale above 1 for no fixes and all: of least mean of both distances, so that it favours neither."""
+    """One scale above 1 for no fixes and all fixes: where the mean of their two distances is least."""
     both = {w: (d + distances[ALL_FIXES][w]) / 2 for w, d in distances[NO_FIXES].items() if w > 1}
     return best(both)

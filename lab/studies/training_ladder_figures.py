@@ -106,7 +106,8 @@ def _rungs(ax: Axes, of: Callable[[str], np.ndarray], real: float | None, title:
     ax.annotate("VE", (2.18, of(VE).mean()), (4, -2), textcoords="offset points", fontsize=6.5, color=LOOKS["ve"][1])
     if real is not None:
         ax.axhline(real, color=figures.COLOURS["data"], lw=0.9, ls=":")
-        ax.annotate("real pictures", (0.03, real), (0, 2), ("axes fraction", "data"), "offset points", fontsize=6.5)
+        at = ("axes fraction", "data")  # right: left of it are long intervals
+        ax.annotate("real pictures", (0.99, real), (0, 2), at, "offset points", fontsize=6.5, ha="right")
     # an interval over few seeds may be wider than what it is about
     if every.min() > 0 and every.max() > 5 * every.min():
         _log(ax, every)

@@ -28,6 +28,8 @@ real = 10000
 out_dir = ""
 
 # %%
+import json
+
 import numpy as np
 
 from lab import ROOT
@@ -56,11 +58,13 @@ lambdas = [objective.curvature("v", t) for t in steps]
 zero, n = loss_weights.ZERO, len(loss_weights.SOURCES)
 cells = loss_weights.tuned(study)
 errors = {loss: np.array([row["errors"] for row in study.of(cell)]) for loss, cell in cells.items()}
+untrained = loss_weights.over_seeds(errors["min-snr-5"][:, -1] / errors["v"][:, -1])
+(out / "metrics.json").write_text(json.dumps({"error_at_T_min_snr_5_over_v": untrained[0]}))
 say(
     f"Measured on the objective, the weight of the plain $v$ loss is 1 to within {max(abs(x - 1) for x in lambdas):.0e} at every step, zero "
     f"SNR included. **{len(zero)} of {n}** weights in "
     f"common use are 0 at zero SNR: {', '.join(zero)}. A model fine-tuned with min-snr-5 has "
-    f"**{measured(*loss_weights.over_seeds(errors['min-snr-5'][:, -1] / errors['v'][:, -1]))}** times the error of plain $v$ there."
+    f"**{measured(*untrained)}** times the error of plain $v$ there."
 )
 figures.save(loss_weights.weights_figure(), out, "weights")
 

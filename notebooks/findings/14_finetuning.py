@@ -80,6 +80,7 @@ figures.save(draw.pictures(tuned), out, "pictures")
 # FD and IS are by this data's own classifier, so they compare within a column only. With guidance (the paper's $w = 7.5$;
 # $\phi = 0.7$ with the fixes, 0 without) there is one model of each kind, and intervals are over its pictures. Without guidance
 # they are over the fine-tuning seeds of one base. A distance falls with the number of pictures, so as many real ones stand beside.
+# [Finding 20](20_table3.ipynb) has the table at several guidance scales, by features that see brightness.
 
 # %%
 rows = []

@@ -26,6 +26,7 @@ steps = 60
 out_dir = ""
 
 # %%
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -72,6 +73,8 @@ def gain(model, what, than, cell):
     return (far - near).mean(), interval(list(far - near))
 
 
+spread = {m.lower(): float(np.mean(points[scales[-1]]["spread"])) for m, points in found["exact"].items()}
+(out / "metrics.json").write_text(json.dumps({f"level_spread_{m}": spread[m] for m in ("cfg", "apg", "autoguidance")}))
 ours = ("CFG in (0.3, 3]", "APG", "autoguidance")
 for what, name in (("shift", "mean"), ("spread", "spread")):
     cells = {(m, w): gain("exact", what, ("CFG", w), (m, w))[1] for m in ours for w in scales}
