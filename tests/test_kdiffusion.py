@@ -8,6 +8,7 @@ import torch
 from sampling import RIGHT, by_algebra, never, seeded
 
 import zsnr
+from benchmarks.stubs import load
 from zsnr.denoisers import Gaussian
 from zsnr.kdiffusion import sample
 
@@ -139,9 +140,8 @@ def test_what_cannot_be_is_refused_before_the_model_is_asked(sigmas, x, sigma_ma
 def k():
     """Its samplers, and its wrappers."""
     pytest.importorskip("torchsde", reason="pip install --no-deps -r benchmarks/requirements.txt")
-    peer = pytest.importorskip("benchmarks.peer_k_diffusion")
     try:
-        return peer.load()
+        return load("k_diffusion", "sampling", "external")
     except ImportError as error:
         pytest.skip(str(error))
 
