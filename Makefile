@@ -69,7 +69,7 @@ test: dev  ## lint, types, tests, notebooks, and the smoke pipeline from scratch
 	@.ci/test
 
 kill: dev  ## kill trainings at 100 random moments, and see that nothing is lost
-	@$(BIN)/python tests/kill.py
+	@$(BIN)/dvc pull -q data/fashion-mnist.dvc && $(BIN)/python tests/kill.py
 
 mutants: dev  ## change constants of zsnr one at a time, and see the claims' checks flip
 	@$(BIN)/python tests/mutants.py

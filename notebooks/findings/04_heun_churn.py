@@ -21,7 +21,7 @@
 results = "results/full"
 source = "data/fashion-mnist"
 points = 256
-chains = 64
+chains = 256
 iterations = 300
 repeats = 10
 out_dir = ""
