@@ -61,10 +61,10 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     gain = check("Z-06", "trained, trailing Heun: level std / data's, zero SNR less flawed")
     yield (
         flawed[1][1] < fixed[1][0] and gain[1][0] > 0,
-        f"**Zero terminal SNR brings dark and bright pictures back.** The brightness of backdrops spreads "
-        f"{number(*flawed)} times as wide as in the data with the flawed model (DDIM, {short} leading "
-        f"steps), {number(*fixed)} times with the fixed one (Heun, {long} calls, trailing). With that "
-        f"sampler for both, the difference is {number(*gain)}. All without guidance. "
+        f"**Zero terminal SNR brings dark and bright pictures back.** Without guidance, the brightness of backdrops "
+        f"spreads {number(*fixed)} times as wide as in the data with the fixed model, and less by {number(*gain)} with "
+        f"the flawed one, by the same sampler (Heun, {long} calls, from the last step on). Sampled as usual (DDIM, "
+        f"{short} steps, from an earlier one on), it reaches {number(*flawed)}. "
         "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
 
@@ -113,11 +113,12 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     yield (
         min(fixes[1][0], churn[1][0], harm[1][0]) > 0 and strong[1][0] < 0 < strong[1][1] and fixed_w == {1.0},
         "**Both gains in image quality are seen, within limits.** In a Fréchet distance that sees brightness, the "
-        f"fixes of Lin et al. gain {number(*fixes)}, each model at its best guidance: none with the fixes, so that "
-        f"nothing is rescaled, and w = {', '.join(f'{w:g}' for w in sorted(flawed_w))} without. With w = 7.5 for both "
-        f"it is {number(*strong)}, inconclusive ([finding 20](notebooks/findings/20_table3.ipynb)). On digits of a "
-        "known law, EDM's churn brings small networks that were trained the original way nearer, by "
-        f"{number(*churn)} ‰ of the energy distance, and takes EDM's own away, by {number(*harm)} ‰ "
+        f"fixes of Lin et al. gain {number(*fixes)} if each model has the guidance that suits it best (with the "
+        f"fixes none, without them w = {', '.join(f'{w:g}' for w in sorted(flawed_w))}), and {number(*strong)} with "
+        "w = 7.5 for both, which decides nothing ([finding 20](notebooks/findings/20_table3.ipynb)). On digits whose "
+        "distribution is known, EDM's churn (fresh noise at every step) mends what networks draw that were trained the "
+        "original way, by "
+        f"{number(*churn)} ‰ of the energy distance, and does harm to EDM's own, by {number(*harm)} ‰ "
         "([finding 19](notebooks/findings/19_churn_known_truth.ipynb)).",
     )
 

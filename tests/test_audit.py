@@ -519,6 +519,8 @@ def edm(**changed):
     ],
 )
 def test_what_cannot_be_is_named_and_not_judged(tmp_path, capsys, config, message):
+    if (name := config.get("_class_name")) and not hasattr(zsnr.diffusers, name) and not hasattr(diffusers, name):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")  # with a byte order mark
     assert main([str(tmp_path / "config.json")]) == 2
     error = capsys.readouterr().err

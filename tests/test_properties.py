@@ -338,6 +338,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int
 
 @run(200)
 @example([1e-200], False, "sqrt", 1)  # its square is 0, and it is not
+@example([2.2e-309], False, "sqrt", 0.001)  # 1 / it overflows, and it is not 0
 @given(TABLES, st.booleans(), st.sampled_from(["alpha_bar", "betas", "sqrt"]), NUMBERS)
 def test_a_schedule_is_refused_or_keeps_its_laws(values, fall, kind, k):
     values = sorted(values, reverse=True) if fall else values
@@ -359,7 +360,8 @@ def test_a_schedule_is_refused_or_keeps_its_laws(values, fall, kind, k):
     with contextlib.suppress(ValueError):
         shifted = made.shifted(k)
         assert 0 < k < math.inf
-        np.testing.assert_allclose(shifted.sigma, made.sigma * math.sqrt(k), rtol=1e-3, atol=1e-3)
+        told = np.isfinite(made.sigma) | (a == 0)  # 1 / alpha overflows for a subnormal alpha, which is not zero SNR
+        np.testing.assert_allclose(shifted.sigma[told], made.sigma[told] * math.sqrt(k), rtol=1e-3, atol=1e-3)
     with contextlib.suppress(ValueError):
         zero = schedule.rescale_zero_terminal_snr(made)
         assert zero.zero_snr
@@ -389,10 +391,14 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.1, torch
 
 @run(200)
 @given(st.sampled_from(sorted(SAMPLERS)), SHAPES, TENSORS, ANGLES, st.sampled_from([0.0] * 4 + [math.nan, math.inf]))
+@example("churn", [1], torch.bfloat16, torch.tensor([RIGHT, 0.01, 0.0], dtype=torch.float64), 0.0)  # by way of -129
 def test_a_sampler_draws_the_one_picture_there_is_in_any_shape_or_refuses(name, shape, dtype, grid, spoilt):
     """x0 = 0.25, so v = (cos(phi) x - 0.25) / sin(phi), whatever the noise."""
 
+    largest = [1.0]  # of all states: what is rounded
+
     def denoiser(x, phi):
+        largest.append(x.abs().max().item() if x.numel() else 0.0)
         c, s = prediction.cos_sin(phi)
         return (c * x - 0.25) / s
 
@@ -407,7 +413,7 @@ def test_a_sampler_draws_the_one_picture_there_is_in_any_shape_or_refuses(name, 
     if why:
         return
     assert (x.shape, x.dtype) == (noise.shape, dtype)
-    assert not x.numel() or off(x, 0.25) < TOLERANCE[dtype]
+    assert not x.numel() or off(x, 0.25) < TOLERANCE[dtype] * max(largest)
 
 
 SCALES = st.floats(-20, 20) | st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf])

@@ -242,9 +242,9 @@ def test_what_a_kill_cuts_off_is_named(root, name, remedy):
 def test_verdicts_are_counted_and_contradictions_named():
     assert repro.verdicts(CLAIMS) == (
         "3 claims: 2 reproduced, 1 contradicted, 1 pending\n"
-        "Contradicted: Z-02 (exact: reproduced; trained: contradicted)"
+        "Contradicted: Z-02 (exact: reproduced; trained: contradicted) (docs/claims.md has all)"
     )
-    assert repro.verdicts(CLAIMS[2:]) == "1 claims: 1 pending\nContradicted: none"
+    assert repro.verdicts(CLAIMS[2:]) == "1 claims: 1 pending\nContradicted: none (docs/claims.md has all)"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

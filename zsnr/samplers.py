@@ -307,10 +307,10 @@ def churn(
 
 def check_churn(S_churn: float, S_tmin: float, S_tmax: float, S_noise: float) -> None:
     """Refuse parameters of churn that mean nothing."""
-    if not 0 <= S_churn < math.inf or not 0 <= S_noise < math.inf or not 0 <= S_tmin <= S_tmax:
+    if not 0 <= S_churn < math.inf or not 0 <= S_noise <= 1000 or not 0 <= S_tmin <= S_tmax:
         raise ValueError(
-            f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn and S_noise "
-            "at least 0, and S_tmin <= S_tmax, in units of sigma"
+            f"S_churn = {S_churn}, S_noise = {S_noise}, S_tmin = {S_tmin}, S_tmax = {S_tmax}: give S_churn of at least "
+            "0, S_noise from 0 to 1000 (the paper has 1 to 1.007), and S_tmin <= S_tmax, in units of sigma"
         )
 
 

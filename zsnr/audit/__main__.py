@@ -12,6 +12,11 @@ from typing import Any
 import zsnr.audit
 from zsnr.audit import STEPS, AuditError, audit
 
+ORDER = "flaw", "bug", "note"
+LEGEND = """\
+FLAW: what keeps the model from dark and bright pictures. BUG: what its scheduler gets wrong at these numbers of steps;
+the drop-in scheduler mends bugs, not flaws. docs/guide.md has what else helps, with and without training."""
+
 
 def _numbers(option: str, example: str, texts: Sequence[str], kind: type) -> list[Any]:
     try:
@@ -36,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = (item.partition("=") for item in options.step)
         step = {name: _numbers("--step", "eta=1", [value], float)[0] for name, _, value in pairs}
         report = audit(options.path, shape, options.exhaustive, asked=options.steps, **step)
-        text = report.json() if options.json else str(report)
+        report.findings.sort(key=lambda one: ORDER.index(one.severity))
+        text = report.json() if options.json else f"{report}\n\n{LEGEND}"
     except (AuditError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)
         return 2
