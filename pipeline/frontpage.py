@@ -63,8 +63,8 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
         flawed[1][1] < fixed[1][0] and gain[1][0] > 0,
         f"**Zero terminal SNR brings dark and bright pictures back.** Without guidance, the brightness of backdrops "
         f"spreads {number(*fixed)} times as wide as in the data with the fixed model, and less by {number(*gain)} with "
-        f"the flawed one, by the same sampler (Heun, {long} calls, from the last step on). Sampled as usual (DDIM, "
-        f"{short} steps, from an earlier one on), it reaches {number(*flawed)}. "
+        f"the flawed one, by the same sampler (Heun, {long} calls, from the last step on). With the usual one "
+        f"(DDIM, {short} steps, from an earlier step on) the flawed model has {number(*flawed)}. "
         "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
 
@@ -113,13 +113,12 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     yield (
         min(fixes[1][0], churn[1][0], harm[1][0]) > 0 and strong[1][0] < 0 < strong[1][1] and fixed_w == {1.0},
         "**Both gains in image quality are seen, within limits.** In a Fréchet distance that sees brightness, the "
-        f"fixes of Lin et al. gain {number(*fixes)} if each model has the guidance that suits it best (with the "
-        f"fixes none, without them w = {', '.join(f'{w:g}' for w in sorted(flawed_w))}), and {number(*strong)} with "
-        "w = 7.5 for both, which decides nothing ([finding 20](notebooks/findings/20_table3.ipynb)). On digits whose "
-        "distribution is known, EDM's churn (fresh noise at every step) mends what networks draw that were trained the "
-        "original way, by "
-        f"{number(*churn)} ‰ of the energy distance, and does harm to EDM's own, by {number(*harm)} ‰ "
-        "([finding 19](notebooks/findings/19_churn_known_truth.ipynb)).",
+        f"fixes of Lin et al. gain {number(*fixes)} at each model's best guidance (none with the fixes, w = "
+        f"{', '.join(f'{w:g}' for w in sorted(flawed_w))} without), and {number(*strong)} with "
+        "w = 7.5 for both, which decides nothing ([finding 20](notebooks/findings/20_table3.ipynb)). On digits of a "
+        "known distribution, EDM's churn (fresh noise while sampling) lowers the energy distance to the data by "
+        f"{number(*churn)} thousandths for networks trained the original way, and raises it by {number(*harm)} for "
+        "EDM's own ([finding 19](notebooks/findings/19_churn_known_truth.ipynb)).",
     )
 
     against = {scope: contradicted(rows, scope) for scope in ("exact", "trained")}

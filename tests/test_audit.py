@@ -528,6 +528,16 @@ def test_what_cannot_be_is_named_and_not_judged(tmp_path, capsys, config, messag
     assert "Traceback" not in error
 
 
+def test_the_command_shows_flaws_first_and_says_what_they_are(tmp_path, capsys):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(sd()))
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    order = re.findall("^(FLAW|BUG|NOTE) ", said, re.M)
+    assert order == sorted(order, key=("FLAW", "BUG", "NOTE").index)
+    assert {"FLAW", "BUG"} <= {*order}
+    assert "FLAW: what keeps" in said
+
+
 @pytest.mark.parametrize("T", [1, 2, 3, 10, 2000])
 def test_tables_of_any_length_are_judged(T):
     assert audit(sd(num_train_timesteps=T, beta_schedule="squaredcos_cap_v2")).facts["steps in training"] == T

@@ -45,7 +45,7 @@ def test_the_readme_quotes_the_smallest_errors_on_the_network(tmp_path):
     __main__.quote(page, "new")
     assert page.read_text() == f"before {__main__.MARKS[0]}new{__main__.MARKS[1]} after"
     found = [r["cells"]["network"]["20"]["error"] for r in RECORD["errors"] if r["library"] != "zsnr"]
-    assert f"{1000 * min(filter(None, found)):.3g}" in report.sentence(RECORD).split("libraries has ")[1]
+    assert f"{1000 * min(filter(None, found)):.3g}" in report.sentence(RECORD).split("libraries, ")[1]
 
 
 def test_the_record_has_everybody_and_its_version():

@@ -413,7 +413,9 @@ def test_a_sampler_draws_the_one_picture_there_is_in_any_shape_or_refuses(name, 
     if why:
         return
     assert (x.shape, x.dtype) == (noise.shape, dtype)
-    assert not x.numel() or off(x, 0.25) < TOLERANCE[dtype] * max(largest)
+    assert not x.numel() or off(x, 0.25) < TOLERANCE[dtype] * (
+        max(largest) if name == "churn" and dtype.itemsize < 4 else 1
+    )
 
 
 SCALES = st.floats(-20, 20) | st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf])

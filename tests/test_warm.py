@@ -1,6 +1,8 @@
 """Kernels that are forks of a server: pipeline/warm."""
 
+import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +22,20 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("JUPYTER_PATH", str(WARM))
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "socket")], cwd=WARM)
     until = time.monotonic() + 60
-    while not (tmp_path / "socket").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    with socket.socket(socket.AF_UNIX) as here:
+        while here.connect_ex(str(tmp_path / "socket")) and time.monotonic() < until:
+            time.sleep(0.05)
     yield process
     process.kill()
     process.wait()
+
+
+def ended(pid):
+    """Whether a process is gone within a while."""
+    until = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
 
 
 class Kernel:
@@ -69,8 +80,20 @@ def test_an_interrupt_reaches_the_kernel_and_its_end_is_the_clients(server, tmp_
     said = kernel.client.get_shell_msg(timeout=20)["content"]
     assert said["ename"] == "KeyboardInterrupt"
     kernel.stop()
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
-    assert not psutil.pid_exists(pid)
+    assert ended(pid)
+
+
+def test_a_kernel_ends_with_its_server(server, tmp_path):
+    kernel = Kernel(tmp_path)
+    pid = int(kernel.run("import os; print(os.getpid())"))
+    server.kill()
+    assert ended(pid)
+    kernel.stop()
+
+
+def test_what_the_server_imports_is_there(monkeypatch):
+    monkeypatch.syspath_prepend(WARM)
+    assert all(map(importlib.util.find_spec, importlib.import_module("server").MODULES))
 
 
 def test_a_kernel_that_ends_ends_its_client(server, tmp_path):

@@ -1,6 +1,6 @@
 """Kernels that start at once: forks of a process that has imported torch and diffusers already, which takes 10 s.
 
-    export ZSNR_WARM=warm.socket JUPYTER_PATH=$PWD/pipeline/warm
+    export ZSNR_WARM=$PWD/warm.socket JUPYTER_PATH=$PWD/pipeline/warm
     python -P pipeline/warm/server.py &
     pytest --nbval notebooks
 
@@ -32,13 +32,13 @@ MODULES = (
 
 
 def main(path: str) -> None:
-    """Listen, import, and fork a kernel for each client."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen(32)  # clients wait while modules are imported
+    """Import, listen, and fork a kernel for each client."""
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     for name in MODULES:
         importlib.import_module(name)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(32)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     while True:
         client, _ = listener.accept()
@@ -53,9 +53,9 @@ def become_kernel(client: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     line, streams, *_ = socket.recv_fds(client, 1 << 20, 3)
-    while not line.endswith(b"\n"):
+    while b"\n" not in line:
         line += client.recv(1 << 20)
-    asked = json.loads(line)
+    asked = json.loads(line.partition(b"\n")[0])  # behind it may be an interrupt, of a kernel that has not begun
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

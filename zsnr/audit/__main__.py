@@ -14,8 +14,8 @@ from zsnr.audit import STEPS, AuditError, audit
 
 ORDER = "flaw", "bug", "note"
 LEGEND = """\
-FLAW: what keeps the model from dark and bright pictures. BUG: what its scheduler gets wrong at these numbers of steps;
-the drop-in scheduler mends bugs, not flaws. docs/guide.md has what else helps, with and without training."""
+FLAW: what keeps the model from dark and bright pictures; a terminal SNR above 0 needs fine-tuning. BUG: what its
+scheduler gets wrong at these numbers of steps. docs/guide.md has what helps, with and without training."""
 
 
 def _numbers(option: str, example: str, texts: Sequence[str], kind: type) -> list[Any]:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         step = {name: _numbers("--step", "eta=1", [value], float)[0] for name, _, value in pairs}
         report = audit(options.path, shape, options.exhaustive, asked=options.steps, **step)
         report.findings.sort(key=lambda one: ORDER.index(one.severity))
-        text = report.json() if options.json else f"{report}\n\n{LEGEND}"
+        text = report.json() if options.json else str(report) + f"\n\n{LEGEND}" * bool(report.findings)
     except (AuditError, ImportError) as error:  # ImportError: no diffusers here
         print(error, file=sys.stderr)
         return 2
