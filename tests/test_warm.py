@@ -91,6 +91,10 @@ def test_a_kernel_ends_with_its_server(server, tmp_path):
     kernel.stop()
 
 
+def test_a_client_that_asks_for_nothing_leaves_no_process(server):
+    assert all(ended(child.pid) for child in psutil.Process(server.pid).children())  # the fixture was such a client
+
+
 def test_what_the_server_imports_is_there(monkeypatch):
     monkeypatch.syspath_prepend(WARM)
     assert all(map(importlib.util.find_spec, importlib.import_module("server").MODULES))

@@ -54,7 +54,9 @@ def become_kernel(client: socket.socket) -> None:
     os.setsid()
     line, streams, *_ = socket.recv_fds(client, 1 << 20, 3)
     while b"\n" not in line:
-        line += client.recv(1 << 20)
+        if not (more := client.recv(1 << 20)):
+            os._exit(1)  # the client is gone
+        line += more
     asked = json.loads(line.partition(b"\n")[0])  # behind it may be an interrupt, of a kernel that has not begun
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
