@@ -92,6 +92,7 @@ def test_a_kernel_ends_with_its_server(server, tmp_path):
 
 
 def test_a_client_that_asks_for_nothing_leaves_no_process(server):
+    time.sleep(1)  # until it has forked
     assert all(ended(child.pid) for child in psutil.Process(server.pid).children())  # the fixture was such a client
 
 
