@@ -15,7 +15,7 @@ from benchmarks.overhead import RATIO, STEPS
 PACKAGES = ("torch", "diffusers", "k-diffusion", "azula", "smalldiffusion")
 HEADS = {"gaussian": "Gaussian, %", "seen": "four classes", "held out": "held out", "network": "network"}
 SHOWN = (10, 20, 50, 100)
-"""Evaluations in the README, for the Gaussian data and the network."""
+"""Evaluations in docs/samplers.md, for the Gaussian data and the network."""
 FIRST_ORDER = ("euler", "ddim", "Euler", "EDMEuler", "FlowMatchEuler", "DDIM", "TCD, eta 0", "Ito")
 """One call and one sum a step; what is of higher order has more to add, and is held against its like."""
 Record = dict[str, Any]
@@ -127,7 +127,7 @@ def shown(record: Record, wanted: Sequence[tuple[str, str]]) -> list[Record]:
 
 
 def excerpt(record: Record) -> str:
-    """The README's: the rows that are `shown`, and where peers are ahead."""
+    """That of docs/samplers.md: the rows that are `shown`, and where peers are ahead."""
     cells = record["errors"][0]["cells"]
     wanted = [(t, b) for t in ("gaussian", "network") if t in cells for b in map(str, SHOWN) if b in cells[t]]
     rows = shown(record, wanted)
