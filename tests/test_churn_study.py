@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import zsnr
-from lab.measure import metrics
+from lab.measure import known_truth, metrics, sweep
 from lab.measure.store import Results, Row
-from lab.studies import churn, churn_maruyama, churn_networks, churn_peers, churn_pictures, churn_removed
+from lab.studies import churn, churn_figures, churn_maruyama, churn_networks, churn_peers, churn_pictures, churn_removed
 from zsnr.noise import generators, randn
 from zsnr.path import EDM
 from zsnr.samplers import GAMMA_MAX
@@ -57,17 +57,17 @@ def test_both_ways_of_asking_add_the_same_noise_to_one_point():
 
 def test_contrast_detail_and_saturation_of_a_board():
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).expand(1, 1, 2, 2)
-    assert churn_pictures.contrast(board).item() == 1
-    assert churn_pictures.detail(board).item() == pytest.approx(math.sqrt(8))
-    assert churn_pictures.detail(torch.ones(1, 1, 2, 2)).item() == 0
-    assert churn_pictures.saturated(torch.tensor([[[[1.03, 1.0], [-1.1, 0.0]]]])).item() == 0.5
+    assert sweep.contrast(board).item() == 1
+    assert sweep.detail(board).item() == pytest.approx(math.sqrt(8))
+    assert sweep.detail(torch.ones(1, 1, 2, 2)).item() == 0
+    assert sweep.saturated(torch.tensor([[[[1.03, 1.0], [-1.1, 0.0]]]])).item() == 0.5
 
 
 def test_a_chain_that_stays_on_its_picture_departs_from_nothing():
     first = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    off = churn_pictures.departure(churn_pictures.contrast, first, [first, first], first)
+    off = churn_pictures.departure(sweep.contrast, first, [first, first], first)
     assert off.abs().max() < 1e-12
-    more = churn_pictures.departure(churn_pictures.contrast, first, [1.1 * first], first)
+    more = churn_pictures.departure(sweep.contrast, first, [1.1 * first], first)
     assert more.mean().item() == pytest.approx(0.1)
 
 
@@ -92,6 +92,73 @@ def test_a_distance_of_features_is_torchmetrics():
     expected = metrics.Frechet(identity, real)(drawn)
     real = real.double()
     assert churn_networks.frechet(drawn.double(), real.mean(0), real.T.cov()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_sweep_has_the_settings_of_table_5_at_its_own_number_of_steps():
+    """Their gamma = S_churn / N is that of 256 steps; each range is there with and without S_noise."""
+    settings = sweep.churns([7.5, 10.0, 20.0, 26.5], steps=64)
+    assert len(settings) == len(set(settings)) == 22
+    assert {(s.S_churn / 64, *s[1:]) for s in settings} >= {(s.S_churn / 256, *s[1:]) for s in known_truth.TABLE5}
+    crossed = {s[1:] for s in settings if s.S_churn == 20}
+    assert crossed >= {(*levels, S_noise) for levels in sweep.TABLE5_RANGES.values() for S_noise in (1.0, 1.007)}
+
+
+def worth(setting):
+    """A distance that tells all settings apart."""
+    return setting.S_churn + 100 * setting.S_tmin + 7 * (setting.S_tmax > 50) + 1000 * (setting.S_noise - 1)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Networks whose distances are `worth`, more by a constant; and what churn in place did to two pictures."""
+    base = torch.randn(40, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base -= base.mean(0)
+    known = {"mean": torch.zeros(4, dtype=torch.float64), "covariance": torch.eye(4, dtype=torch.float64)}
+    rows = [Row({"study": "reference"}, {}, known), Row({"study": "real", "n": 40}, {"frechet": 1.0})]
+    for name in churn_networks.NETWORKS:
+        for setting in sweep.churns([7.5, 10.0, 20.0, 26.5], steps=64):
+            value = worth(setting)
+            measures = {"frechet": value, "frechet_interval": (value - 1, value + 1), "evaluations": 127}
+            features = base + torch.tensor([math.sqrt(value), 0, 0, 0])
+            rows.append(Row({"study": "churn", "model": name, **setting._asdict()}, measures, {"features": features}))
+    for sigma in churn_pictures.LEVELS:
+        for S_noise, last in ((1.0, 0.5), (1.007, 0.75)):
+            tensors = {
+                name: torch.tensor([[1.0, 2.0], [last, 2 * last]]) for name in ("contrast", "detail", "saturated")
+            }
+            columns = {"study": "in_place", "model": "original", "sigma": sigma, "S_noise": S_noise}
+            rows.append(Row(columns, {"iterations": 5}, tensors))
+    return churn_networks.Networks(Results(rows))
+
+
+def test_networks_find_their_settings(networks):
+    assert networks.amounts == [7.5, 10.0, 20.0, 26.5]
+    assert networks.strong == 20
+    assert [s.S_churn for s in networks.table5.values()] == [7.5, 20.0, 20.0, 10.0]
+    assert networks.optimum()[0] == 0
+    assert [claimed for claimed, *_ in networks.optimum_checks()] == ["E-40", "E-40"]
+    assert networks.table()._repr_html_().count("<tr") == 1 + 3 * 9  # ranges by S_noise, and Table 5's third S_noise
+    assert len(churn_figures.frechet(networks).axes) == 3
+
+
+def test_gains_and_costs_are_of_their_settings(networks):
+    """No churn is worth 7; VP's setting 15.5; VE's 32, with S_noise = 1 25, at all levels 34 and 27."""
+    assert networks.vp_gain("edm")[0] == pytest.approx(7 - 15.5)
+    assert [value for value, _ in networks.gains("edm")] == pytest.approx([7 - 15.5, 7 - 32, 7 - 28, 7 - 18])
+    assert [value for value, _ in networks.costs(20.0)] == pytest.approx([25 - 32, 34 - 32, 27 - 32])
+    assert networks.harm("edm", 10.0)[0] == pytest.approx(10)
+    assert networks.most_gain("edm")[0] == pytest.approx(-26.5)
+
+
+def test_churn_in_place_is_read_picture_by_picture(networks):
+    """Halved at S_noise = 1; 1.007 gives a quarter back, of the first 1 and the second 2."""
+    changes, added = churn_networks.contrasts(networks)
+    assert [value for value, _ in changes] == pytest.approx([-0.5, -0.5])
+    assert [value for value, _ in added] == pytest.approx([0.375, 0.375])
+    (rise, _), (more, _) = churn_networks.saturation(networks)
+    assert (rise, more) == pytest.approx((-0.75, 0.375))
+    assert churn_networks.lost_detail(networks, "original")[0] == pytest.approx(-0.5)
+    assert (networks.kept, networks.iterations) == (2, 5)
 
 
 def test_a_difference_of_distances_is_taken_picture_by_picture():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.report import page
-from pipeline import frontpage
+from pipeline import frontpage, parameters
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -46,6 +46,14 @@ def test_a_finding_that_no_longer_holds_is_not_written(monkeypatch):
     monkeypatch.setattr(frontpage, "findings", lambda *_: iter([(True, "Still true."), (False, "No longer.")]))
     with pytest.raises(ValueError, match=r"write it anew .*: No longer\."):
         frontpage.block()
+
+
+def test_the_learning_rate_that_an_experiment_changes_is_the_one_in_params():
+    lr = parameters.load(ROOT / "params.yaml")["smoke"]["edm"]["recipe"]["lr"]
+    told = {"README.md": r"another learning rate than (\S+), takes", "docs/experiments.md": r"\((\S+) stands there"}
+    for name, words in told.items():
+        (named,) = re.findall(words, TEXTS[name])
+        assert float(named) == lr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import zsnr
-from lab.studies import loss_weights, offset_noise, sample_steps, terminal_snr
+from lab.measure.store import Row
+from lab.studies import first_step, guidance, loss_weights, offset_noise, sample_steps, terminal_snr
 
 
 def test_offset_noise_has_the_variance_of_its_law_along_the_mean():
@@ -106,3 +107,27 @@ def test_diffusers_weight_vanishes_with_the_snr():
     weight = loss_weights.diffusers_weight(scheduler, "v", torch.tensor([999, 0]))
     assert weight[0] == 0
     assert weight[1] == pytest.approx(5 / (1 + (1 - 0.00085) / 0.00085), rel=5e-4)
+
+
+def test_a_method_that_is_nearer_to_the_truth_gains():
+    """On the spread, whose truth is 1: from .5 and .7 to 1.1 in both repeats."""
+    found = {"CFG": {7.5: {"spread": [0.5, 0.7]}}, "APG": {7.5: {"spread": [1.1, 1.1]}}}
+    value, (low, high) = guidance.gain(found, "spread", ("CFG", 7.5), ("APG", 7.5))
+    assert value == pytest.approx((0.4 + 0.2) / 2)
+    assert low < value < high
+    assert guidance.gain(found, "spread", ("APG", 7.5), ("CFG", 7.5))[0] == pytest.approx(-value)
+    assert guidance.text([1.0, 3.0]).startswith("2.000 [")
+
+
+@pytest.mark.parametrize(("white", "hidden"), [(0.3, False), (0.8, True)])
+def test_where_the_flawed_model_is_the_nearer_one_it_is_said(white, hidden):
+    flawed, fixed = ([Row({}, {}, {"level": torch.tensor([x])}) for x in pair] for pair in ((-0.8, white), (-0.6, 0.8)))
+    levels, remark = offset_noise.answers(flawed, fixed)
+    assert levels == pytest.approx([-0.8, white, -0.6, 0.8])
+    assert bool(remark) is hidden
+
+
+def test_the_change_at_T_is_over_that_at_the_second_step():
+    at_T, second = torch.full((20,), 4.0), torch.full((20,), 16.0)
+    value, (low, high) = first_step.over_second([at_T, second, torch.ones(20)])
+    assert (value, low, high) == pytest.approx((0.5, 0.5, 0.5))

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from lab.measure import metrics
 from lab.measure.draw import Start, conditional, draw, exact
 from lab.measure.saturation import per_picture
-from lab.measure.store import Row
+from lab.measure.store import Row, as_bytes
 from lab.models import data
 from lab.models.network import ConditionalUNet
 from lab.models.variants import find
@@ -180,13 +180,13 @@ def row(
     classifier: metrics.Classifier | None = None,
     **tensors: Tensor,
 ) -> Row:
-    """A cell's row of the store: level and mean of all pictures, and the first pictures in half precision.
+    """A cell's row of the store: level and mean of all pictures, and the first pictures as bytes.
 
     Args:
         classifier: say of each picture how saturated it is, too, its contrast and its class.
     """
     single = per_picture(x, classifier) if classifier else {"level": data.level(x), "mean": x.mean((1, 2, 3))}
-    tensors = {**single, "pictures": x[:kept].half(), **tensors}
+    tensors = {**single, "pictures": as_bytes(x[:kept]), **tensors}
     return Row({**columns(cell), "replica": replica}, measures or {}, tensors)
 
 

@@ -4,7 +4,7 @@
     tensors.safetensors   <number of the row>/<name>, such as 12/level
     facts.json            what holds for the whole stage, such as where it was computed
 
-What was drawn is said by columns, never by a name that is parsed back:
+Pictures to look at may be kept as bytes. What was drawn is said by columns, never by a name that is parsed back:
 
     results = load(folder / "guide", folder / "evaluate/0")
     results.where(model="zsnr", nfe=25).one(spacing="trailing", w=7.5, phi=0.7)["frechet"]
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -89,6 +90,14 @@ class Results:
         return list(dict.fromkeys(row.columns[column] for row in self.rows if column in row.columns))
 
 
+def as_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as 0 ... 255, what lies beyond cut off; saved as `pictures`, they load as numbers again.
+
+    By way of half precision, so that pictures that were kept in it give the same bytes.
+    """
+    return ((pictures.half().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def save(folder: str | Path, rows: Sequence[Row], facts: Mapping[str, Any] | None = None) -> None:
     """Write results; the same rows give the same bytes."""
     folder = Path(folder)
@@ -114,7 +123,8 @@ def load(*folders: str | Path) -> Results:
         tensors: dict[int, dict[str, Tensor]] = {}
         for key, x in load_file(folder / "tensors.safetensors").items():
             index, _, name = key.partition("/")
-            tensors.setdefault(int(index), {})[name] = x
+            bytes_ = name == "pictures" and x.dtype == torch.uint8
+            tensors.setdefault(int(index), {})[name] = x / 127.5 - 1 if bytes_ else x
         for i, line in enumerate((folder / "rows.jsonl").read_text().splitlines()):
             rows.append(Row(**json.loads(line), tensors=tensors.get(i, {})))
         facts.append(json.loads((folder / "facts.json").read_text()))

@@ -1,9 +1,9 @@
-"""What trained networks are asked, besides pictures: intervals of a Frechet distance, churn at one level, Jacobians."""
+"""What trained networks are asked, besides pictures: amounts of churn, churn at one level, intervals, Jacobians."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lab.measure.known_truth import NONE, TABLE5, VE, Setting
 from lab.models.network import load
 from zsnr import edm
 from zsnr.denoisers import Denoiser
@@ -19,6 +20,31 @@ from zsnr.noise import randn
 from zsnr.path import EDM
 from zsnr.rows import follow
 from zsnr.samplers import raised, rk2_step
+
+TABLE5_RANGES = {
+    "all levels": (0.0, 1000.0),
+    "[.01, 1]": (0.01, 1.0),
+    "[.05, 1]": (0.05, 1.0),
+    "[.05, 50]": (0.05, 50.0),
+}
+"""[S_tmin, S_tmax]: all there is, and the three of EDM's Table 5."""
+S_NOISE = (1.0, 1.007)
+
+
+def churns(amounts: Sequence[float], steps: int) -> list[Setting]:
+    """No churn; the amounts at all levels; the largest and CIFAR-10 VE's in every range; all four of Table 5.
+
+    Of Table 5's settings, which are for 256 steps, the gamma is kept: S_churn / N.
+    """
+    table5 = at_steps(steps)
+    crossed = (table5[TABLE5.index(VE)].S_churn, max(amounts))
+    ranges = [Setting(S, *levels, S_noise) for S in crossed for levels in TABLE5_RANGES.values() for S_noise in S_NOISE]
+    return list(dict.fromkeys([NONE, *map(Setting, amounts), *ranges, *table5]))
+
+
+def at_steps(N: int) -> list[Setting]:
+    """Table 5's settings with the same gamma = S_churn / N at another number of steps."""
+    return [setting._replace(S_churn=setting.S_churn * N / 256) for setting in TABLE5]
 
 
 def model(path: str | Path) -> edm.Preconditioned:
@@ -45,6 +71,27 @@ def jackknife(statistic: Callable[[Tensor], float], sample: Tensor, groups: int 
     error = math.sqrt((groups - 1) * np.var(without))
     half = float(stats.t.ppf(0.975, groups - 1)) * error
     return value - half, value + half
+
+
+def contrast(x: Tensor) -> Tensor:
+    """(N,) root mean square of each picture."""
+    return x.double().square().flatten(1).mean(1).sqrt()
+
+
+def detail(x: Tensor) -> Tensor:
+    """(N,) root mean square of the differences of neighbouring pixels, across and down."""
+    x = x.double()
+    across, down = x.diff(dim=-1).square().flatten(1).mean(1), x.diff(dim=-2).square().flatten(1).mean(1)
+    return (across + down).sqrt()
+
+
+def saturated(x: Tensor) -> Tensor:
+    """(N,) share of the pixels beyond the data's range by .02."""
+    return (x.abs() > 1.02).double().flatten(1).mean(1)
+
+
+MEASURES = (contrast, detail, saturated)
+"""What is kept of D where pictures are churned at one level."""
 
 
 @torch.no_grad()

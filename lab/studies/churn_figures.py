@@ -12,44 +12,58 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
+from lab.measure.known_truth import NONE, Setting
 from lab.measure.metrics import interval
+from lab.measure.sweep import S_NOISE, TABLE5_RANGES
 from lab.report.figures import COLOURS, pictures
 from lab.studies.churn import SIGNAL, STDS, by_heun, settled
 from lab.studies.churn_maruyama import COUNTS
-from lab.studies.churn_networks import KINDS, NETWORKS, Networks
-from lab.studies.churn_pictures import FACTORS, LEVELS, contrast, detail, saturated
+from lab.studies.churn_networks import NETWORKS, Networks
+from lab.studies.churn_pictures import FACTORS, LEVELS
 from zsnr.samplers import GAMMA_MAX
 
 TINT = {"original": COLOURS["control"], "edm": COLOURS["zsnr"], "short": COLOURS["base"]}
 INK, GREY = COLOURS["data"], "#777777"
 
 
+LOOKS = {
+    "all levels": ("o", COLOURS["control"]),
+    "[.01, 1]": ("^", COLOURS["offset"]),
+    "[.05, 1]": ("s", COLOURS["zsnr"]),
+    "[.05, 50]": ("v", COLOURS["base"]),
+}
+"""Marks of the ranges in which noise is replaced."""
+
+
 def frechet(networks: Networks) -> Figure:
-    """Frechet distance by S_churn, a panel a network; colours are the levels, hollow marks S_noise = 1.007."""
-    fig, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharey=True, layout="constrained")
-    places = [0.0, *networks.amounts]
+    """Frechet distance by S_churn, a panel a network; a mark and colour a range, hollow marks have S_noise = 1.007."""
+    fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.3), sharey=True, layout="constrained")
     for ax, (name, title) in zip(axes, NETWORKS.items(), strict=True):
-        _bars(ax, [0], [networks.at(name, 0)[:2]], "k", color=INK, fmt="D", label="no churn")
-        for k, (label, kind) in enumerate(KINDS.items()):
-            known = []
-            for i, S in enumerate(networks.amounts, start=1):
-                there = [other for other in KINDS.values() if (name, S, *other) in networks.cells]
-                if kind in there:
-                    shift = there.index(kind) - (len(there) - 1) / 2
-                    known.append((i + 0.16 * shift, networks.at(name, S, *kind)[:2]))
-            look = {"fmt": "o" if k < 2 else "s", "color": COLOURS["control" if k < 2 else "zsnr"]}
-            fill = "white" if k % 2 else look["color"]
-            text = label.replace("S_noise", r"$S_\mathrm{noise}$")
-            _bars(ax, [x for x, _ in known], [c for _, c in known], fill, label=text, **look)
+        _bars(ax, [0], [networks.cells[name, NONE][:2]], "k", color=INK, fmt="D", label="no churn")
+        kinds = {(label, S_noise): (*TABLE5_RANGES[label], S_noise) for label in LOOKS for S_noise in S_NOISE}
+        known = [[k for k, v in kinds.items() if (name, Setting(S, *v)) in networks.cells] for S in networks.amounts]
+        for (label, S_noise), values in kinds.items():
+            here = [(i, there) for i, there in enumerate(known) if (label, S_noise) in there]
+            places = [i + 1 + 0.12 * (there.index((label, S_noise)) - (len(there) - 1) / 2) for i, there in here]
+            found = [networks.cells[name, Setting(networks.amounts[i], *values)][:2] for i, _ in here]
+            mark, colour = LOOKS[label]
+            fill, more = (colour, "") if S_noise == 1 else ("white", r", $S_\mathrm{noise} = 1.007$")
+            _bars(ax, places, found, fill, fmt=mark, color=colour, label=label + more)
         ax.axhline(networks.real, color=INK, lw=0.8, ls=":", label="real pictures")
-        ax.set(title=f"{name}:\n{title}", xlabel=r"$S_\mathrm{churn}$", xlim=(-0.5, len(places) - 0.5), yscale="log")
-        ax.set_xticks(range(len(places)), [f"{S:g}\nγ = {networks.gamma(S):.2f}" for S in places], fontsize=7)
+        ticks = [0.0, *networks.amounts]
+        ax.set(
+            title=f"{name}:\n{title}",
+            xlabel=r"$S_\mathrm{churn}$, and $\gamma$ below",
+            xlim=(-0.4, len(ticks) - 0.4),
+            yscale="log",
+        )
+        ax.set_xticks(range(len(ticks)), [f"{S:g}\n{networks.gamma(S):.2f}" for S in ticks], fontsize=7)
     bottom, top = axes[0].get_ylim()
-    marks = [v for v in (1, 2, 5, 10, 20, 50, 100, 200, 500) if bottom <= v <= top]
+    marks = [v for v in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if bottom <= v <= top]
     axes[0].set_yticks(marks, [f"{v:g}" for v in marks])
     axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel("Fréchet distance")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return fig
 
 
@@ -138,9 +152,9 @@ def figure14(networks: Networks) -> Figure:
     fig, axes = plt.subplots(len(LEVELS), len(panels), figsize=(7.2, 2.95))
     for row, sigma in zip(axes, LEVELS, strict=True):
         for ax, (name, S_noise) in zip(row, panels, strict=True):
-            states = networks.states(name, sigma, S_noise)
+            states = networks.in_place(name, sigma, S_noise).tensors["pictures"]
             times, size = len(states), states.shape[-1] + 1
-            pictures(ax, states[:, :2].transpose(0, 1).flatten(0, 1), times)
+            pictures(ax, states.transpose(0, 1).flatten(0, 1), times)
             if sigma == LEVELS[0]:
                 ax.set_title(rf"{name}, $S_\mathrm{{noise}} = {S_noise:g}$", pad=13)
                 for i, n in enumerate(np.linspace(0, networks.iterations, times)):
@@ -153,10 +167,10 @@ def figure14(networks: Networks) -> Figure:
     return fig
 
 
-MEASURES = {
-    "contrast / first": lambda x: contrast(x),
-    "detail / first": lambda x: detail(x),
-    "pixels beyond the range / %": lambda x: 100 * saturated(x),
+TITLES = {
+    "contrast": "contrast / first",
+    "detail": "detail / first",
+    "saturated": "pixels beyond the range / %",
 }
 
 
@@ -164,11 +178,10 @@ def in_place(networks: Networks, name: str = "original") -> Figure:
     """By iterations and level: three measures of a network's D (above), and what S_noise = 1.007 adds (below)."""
     fig, axes = plt.subplots(2, 3, figsize=(7.2, 4.2), sharex=True, layout="constrained")
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(LEVELS)))
-    for column, (title, measure) in zip(axes.T, MEASURES.items(), strict=True):
+    for column, (measure, title) in zip(axes.T, TITLES.items(), strict=True):
         for sigma, shade, mark in zip(LEVELS, shades, "os^D", strict=True):
-            plain, more = (networks.states(name, sigma, S_noise) for S_noise in FACTORS)
-            values, raised = (np.array([measure(x).numpy() for x in states]) for states in (plain, more))
-            scale = values[0].mean() if "first" in title else 1.0
+            values, raised = (networks.in_place(name, sigma, S).tensors[measure].numpy() for S in FACTORS)
+            scale = values[0].mean() if "first" in title else 0.01
             when = np.linspace(0, networks.iterations, len(values))
             look = {"color": shade, "marker": mark, "ms": 3.5, "lw": 1.2, "label": rf"$\sigma = {sigma:g}$"}
             column[0].plot(when, values.mean(1) / scale, **look)

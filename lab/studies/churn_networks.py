@@ -5,8 +5,7 @@ All of it was measured by stage `sweep` of EDM's pipeline on three small network
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lab import ROOT
-from lab.measure.store import Results, load
-from lab.measure.sweep import jackknife
+from lab.measure.known_truth import NONE, TABLE5, VE, VP, Setting
+from lab.measure.store import Results, Row, load
+from lab.measure.sweep import TABLE5_RANGES, at_steps, jackknife
 from lab.report.tables import Table, table
-from lab.studies.churn_pictures import FACTORS, Mean, change, contrast, detail, mean_of, saturated
+from lab.studies.churn_pictures import FACTORS, Mean, change, mean_of
 from lab.studies.churn_removed import Removed
 from zsnr.samplers import GAMMA_MAX
 
@@ -28,13 +28,6 @@ NETWORKS = {
     "edm": "trained EDM's way",
     "short": "the same, stopped early",
 }
-KINDS = {
-    "all levels": ("all", 1.0),
-    "all levels, S_noise 1.007": ("all", 1.007),
-    "within [.05, 1]": ("middle", 1.0),
-    "within [.05, 1], S_noise 1.007": ("middle", 1.007),
-}
-"""Where noise is replaced, and with what S_noise."""
 
 
 class Distance(NamedTuple):
@@ -59,13 +52,13 @@ class Networks:
     drawn: Results
 
     @cached_property
-    def cells(self) -> dict[tuple[str, float, str, float], Distance]:
-        """Frechet distances by network, S_churn, range of levels and S_noise."""
+    def cells(self) -> dict[tuple[str, Setting], Distance]:
+        """Frechet distances by network and churn."""
         found = {}
         for m in self.drawn.where(study="churn"):
             low, high = m["frechet_interval"]
             cell = Distance(m["frechet"], (high - low) / 2, m.tensors["features"].double())
-            found[m["model"], float(m["S_churn"]), m["range"], m["S_noise"]] = cell
+            found[m["model"], Setting(*(m[name] for name in Setting._fields))] = cell
         return found
 
     def less(self, a: Distance, b: Distance) -> Mean:
@@ -100,84 +93,96 @@ class Networks:
 
     @cached_property
     def amounts(self) -> list[float]:
-        """The values of S_churn above 0."""
-        return sorted({S for _, S, _, _ in self.cells if S > 0})
+        """The values of S_churn above 0 that were tried at all levels, with S_noise = 1."""
+        return sorted({setting.S_churn for _, setting in self.cells if setting[1:] == NONE[1:]} - {0.0})
+
+    @cached_property
+    def table5(self) -> dict[Setting, Setting]:
+        """The settings of Table 5 with the same gamma at this N."""
+        return dict(zip(TABLE5, at_steps(self.N), strict=True))
+
+    @property
+    def strong(self) -> float:
+        """The S_churn of CIFAR-10 VE, at which every range was tried."""
+        return self.table5[VE].S_churn
 
     def gamma(self, S: float) -> float:
         """min(S_churn / N, sqrt 2 - 1)."""
         return min(S / self.N, GAMMA_MAX)
 
-    @cached_property
-    def named(self) -> float:
-        """The S_churn, named beforehand, whose gamma is nearest to that of CIFAR-10 VP in Table 5."""
-        full = [S for S in self.amounts if ("original", S, "middle", 1.007) in self.cells]
-        return min(full, key=lambda S: abs(math.log(self.gamma(S) / (30 / 256))))
+    def gain(self, name: str, setting: Setting) -> Mean:
+        """Of a setting over no churn."""
+        return self.less(self.cells[name, NONE], self.cells[name, setting])
 
-    def at(self, name: str, S: float, where: str = "all", S_noise: float = 1.0) -> Distance:
-        """The distance of a network with this churn; without churn there is one cell only."""
-        return self.cells[(name, 0.0, "all", 1.0) if S == 0 else (name, S, where, S_noise)]
+    def vp_gain(self, name: str) -> Mean:
+        """Of CIFAR-10 VP's setting of Table 5 over no churn."""
+        return self.gain(name, self.table5[VP])
 
-    def gain(self, name: str) -> Mean:
-        """Of the named setting over no churn."""
-        return self.less(self.at(name, 0), self.at(name, self.named, "middle", 1.007))
+    def gains(self, name: str) -> list[Mean]:
+        """Of each of Table 5's settings over no churn."""
+        return [self.gain(name, setting) for setting in self.table5.values()]
 
     def harm(self, name: str, S: float) -> Mean:
         """Of churn at all levels with S_noise = 1."""
-        return self.less(self.at(name, S), self.at(name, 0))
+        return self.less(self.cells[name, Setting(S)], self.cells[name, NONE])
 
     def most_gain(self, name: str) -> Mean:
         """Of the largest S_churn, at all levels with S_noise = 1, over no churn."""
-        return self.less(self.at(name, 0), self.at(name, self.amounts[-1]))
+        return self.gain(name, Setting(self.amounts[-1]))
 
     def costs(self, S: float) -> list[Mean]:
-        """Of S_noise = 1, of all levels, of both, on the original network against both corrections."""
-        kinds = (("middle", 1.0), ("all", 1.007), ("all", 1.0))
-        best = self.at("original", S, "middle", 1.007)
-        return [self.less(self.at("original", S, *kind), best) for kind in kinds]
+        """Of S_noise = 1, of all levels, of both, on the original network against both corrections of CIFAR-10 VE."""
+        best = Setting(S, *VE[1:])
+        kinds = (best._replace(S_noise=1.0), Setting(S, S_noise=VE.S_noise), Setting(S))
+        return [self.less(self.cells["original", kind], self.cells["original", best]) for kind in kinds]
 
     def around_the_least(self) -> tuple[Mean, Mean]:
         """Original network, all levels: the largest S_churn, and no churn, less the least between them.
 
         The least is chosen anew in each replicate of the jackknife, so that the choice widens the interval.
         """
-        between = [self.at("original", S) for S in self.amounts[:-1]]
+        between = [self.cells["original", Setting(S)] for S in self.amounts[:-1]]
         last, none = (
-            self.jackknife(lambda a, *others: a - min(others), self.at("original", S), *between)
-            for S in (self.amounts[-1], 0)
+            self.jackknife(lambda a, *others: a - min(others), self.cells["original", Setting(S)], *between)
+            for S in (self.amounts[-1], 0.0)
         )
         return last, none
 
+    def optimum_checks(self) -> Iterator[tuple[str, str, Mean]]:
+        """(claim, check, difference) of distances on both sides of the least; none where there is no curve."""
+        if len(self.amounts) > 1:
+            last, none = self.around_the_least()
+            yield "E-40", "original, all levels: distance at the largest S_churn less the least before it", last
+            yield "E-40", "original, all levels: distance at S_churn 0 less the least between", none
+
     def table(self) -> Table:
-        """Distances by network and kind of churn (rows) and S_churn (columns)."""
+        """Distances with intervals: rows are network, range and S_noise; columns S_churn."""
+        columns = sorted({setting.S_churn for _, setting in self.cells})
+        kinds = [(label, S_noise) for S_noise in sorted({s.S_noise for _, s in self.cells}) for label in TABLE5_RANGES]
         rows = []
         for name in NETWORKS:
-            for label, kind in KINDS.items():
-                cells = [self.cells.get((name, S, *kind)) for S in self.amounts]
-                rows.append((name, label, *(c and f"{c[0]:.2f} ± {c[1]:.2f}" for c in (self.at(name, 0), *cells))))
-        head = [f"{S:g} (γ = {self.gamma(S):.3f})" for S in self.amounts]
-        return table(rows, ["network", "noise replaced at", "S_churn = 0", *head])
+            for label, S_noise in kinds:
+                settings = [Setting(S, *TABLE5_RANGES[label], S_noise) if S else NONE for S in columns]
+                cells = [self.cells.get((name, setting)) for setting in settings]
+                if any(cells[1:]):
+                    rows.append((name, label, S_noise, *(c and f"{c.value:.2f} ± {c.half:.2f}" for c in cells)))
+        head = [f"S_churn = {S:g} (γ = {self.gamma(S):.3f})" for S in columns]
+        return table(rows, ["network", "noise replaced at", "S_noise", *head])
 
     def optimum(self) -> Mean:
-        """Original network: the gamma of the least distance, and the range of all that are not surely worse."""
-        best: dict[float, Distance] = {}
-        for (name, S, *_), cell in self.cells.items():
-            if name == "original":
-                g = self.gamma(S)
-                best[g] = min(best.get(g, cell), cell, key=lambda c: c[0])
-        least = min(best, key=lambda g: best[g][0])
-        near = [g for g, c in best.items() if self.less(c, best[least])[1][0] <= 0]
+        """Original network, all levels: the gamma of the least distance, and the range of all not surely worse."""
+        curve = {self.gamma(S): self.cells["original", Setting(S)] for S in (0.0, *self.amounts)}
+        least = min(curve, key=lambda g: curve[g].value)
+        near = [g for g, cell in curve.items() if self.less(cell, curve[least])[1][0] <= 0]
         return least, (min(near), max(near))
 
     def removed(self) -> dict[str, Removed]:
         """By network, on held-out pictures."""
-        shape = self.drawn.where(study="real").rows[0].tensors["pictures"].shape[1:]
-        held_out = max(self.drawn.where(study="real").values("n")) // 2
-        values = held_out * math.prod(shape)
         found = {}
         for name in NETWORKS:
             m = self.drawn.one(study="network", model=name)
             sigma, r, e = (np.array(m[key]) for key in ("sigma", "residual", "error"))
-            found[name] = Removed(sigma, r, e, values)
+            found[name] = Removed(sigma, r, e, m["values"])
         return found
 
     def asymmetry(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -194,38 +199,39 @@ class Networks:
     @cached_property
     def iterations(self) -> int:
         """Of churn at one level."""
-        n: int = self.drawn.where(study="in_place").one(model="original", sigma=0.1, S_noise=1.0)["iterations"]
+        n: int = self.in_place("original", 0.1, 1.0)["iterations"]
         return n
 
     @property
     def kept(self) -> int:
         """Pictures that are churned at one level."""
-        return self.states("original", 0.1, 1.0).shape[1]
+        return self.in_place("original", 0.1, 1.0).tensors["contrast"].shape[1]
 
-    def states(self, name: str, sigma: float, S_noise: float) -> Tensor:
-        """(times, pictures, C, H, W) D of held-out pictures that are churned at one level."""
-        m = self.drawn.where(study="in_place").one(model=name, sigma=sigma, S_noise=S_noise)
-        return m.tensors["pictures"].float().unflatten(0, (len(m["std"]), -1))
+    def in_place(self, name: str, sigma: float, S_noise: float) -> Row:
+        """What churn at one level did to D of held-out pictures.
+
+        Its tensors contrast, detail and saturated are (times, pictures); pictures is (times, 2, C, H, W).
+        """
+        return self.drawn.where(study="in_place").one(model=name, sigma=sigma, S_noise=S_noise)
 
 
 def contrasts(networks: Networks) -> tuple[list[Mean], list[Mean]]:
     """Original network at sigma = 2 and 10: change of the contrast, and what S_noise = 1.007 adds to the last one."""
-    states = [[networks.states("original", sigma, S) for S in FACTORS] for sigma in (2.0, 10.0)]
-    changes = [change(contrast, plain[0], plain[-1]) for plain, _ in states]
-    return changes, [mean_of(contrast(more[-1]) - contrast(plain[-1])) for plain, more in states]
+    found = [[networks.in_place("original", sigma, S).tensors["contrast"] for S in FACTORS] for sigma in (2.0, 10.0)]
+    changes = [change(plain[0], plain[-1]) for plain, _ in found]
+    return changes, [mean_of(more[-1] - plain[-1]) for plain, more in found]
 
 
 def saturation(networks: Networks) -> tuple[Mean, Mean]:
     """Original network at sigma = .1: rise of the share of saturated pixels, and what S_noise = 1.007 adds to it."""
-    plain, more = (networks.states("original", 0.1, S) for S in FACTORS)
-    last = saturated(plain[-1])
-    return mean_of(last - saturated(plain[0])), mean_of(saturated(more[-1]) - last)
+    plain, more = (networks.in_place("original", 0.1, S).tensors["saturated"] for S in FACTORS)
+    return mean_of(plain[-1] - plain[0]), mean_of(more[-1] - plain[-1])
 
 
 def lost_detail(networks: Networks, name: str) -> Mean:
     """Change of the detail at sigma = .1 by a network."""
-    states = networks.states(name, 0.1, 1.0)
-    return change(detail, states[0], states[-1])
+    details = networks.in_place(name, 0.1, 1.0).tensors["detail"]
+    return change(details[0], details[-1])
 
 
 def read(results: str) -> Networks:

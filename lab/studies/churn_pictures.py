@@ -16,6 +16,7 @@ from torch import Tensor
 from lab import ROOT
 from lab.measure import sweep
 from lab.measure.metrics import interval
+from lab.measure.sweep import contrast, detail
 from lab.models import data
 from lab.report.tables import Table, table
 from lab.studies.progress import bar
@@ -29,23 +30,6 @@ Measure = Callable[[Tensor], Tensor]
 LEVELS = (0.1, 0.5, 2.0, 10.0)
 FACTORS = (1.0, 1.007)
 """The values of S_noise."""
-
-
-def contrast(x: Tensor) -> Tensor:
-    """(N,) root mean square of each picture."""
-    return x.double().square().flatten(1).mean(1).sqrt()
-
-
-def detail(x: Tensor) -> Tensor:
-    """(N,) root mean square of the differences of neighbouring pixels, across and down."""
-    x = x.double()
-    across, down = x.diff(dim=-1).square().flatten(1).mean(1), x.diff(dim=-2).square().flatten(1).mean(1)
-    return (across + down).sqrt()
-
-
-def saturated(x: Tensor) -> Tensor:
-    """(N,) share of the pixels beyond the data's range by .02."""
-    return (x.abs() > 1.02).double().flatten(1).mean(1)
 
 
 def mean_of(values: Tensor) -> Mean:
@@ -63,9 +47,8 @@ def of_all(means: Sequence[Mean]) -> dict[str, Any]:
     return {"value": [v for v, _ in means], "interval": [i for _, i in means]}
 
 
-def change(measure: Measure, first: Tensor, last: Tensor) -> Mean:
-    """Mean of the last states' measure over the mean of the first's, less 1, with an interval over pictures."""
-    a, b = measure(first), measure(last)
+def change(a: Tensor, b: Tensor) -> Mean:
+    """Mean of the last states' measure b over the mean of the first's a, less 1, with an interval over pictures."""
     return (b / a.mean()).mean().item() - 1, interval(((b - a) / a.mean()).tolist())
 
 

@@ -55,6 +55,11 @@ def of_seeds(values: Sequence[float]) -> Mean:
     return float(np.mean(values)), metrics.interval(values) if len(values) > 1 else UNKNOWN
 
 
+def known(cell: object) -> object:
+    """A value alone where its interval is not known; anything else as it is."""
+    return cell[0] if isinstance(cell, tuple) and math.isnan(cell[1][0]) else cell
+
+
 @dataclass(frozen=True)
 class FineTuning:
     """What was drawn from all models, and how.
@@ -121,6 +126,18 @@ class FineTuning:
         right = (seen == asked).double().tolist()
         return float(np.mean(right)), metrics.interval(right)
 
+    def table3(self, test: data.Images) -> list[tuple[object, ...]]:
+        """The rows of Table 3, guided and not: the model, its measures, and the share that is recognised if guided."""
+        rows: list[tuple[object, ...]] = []
+        for name in (*self.plain, "real"):
+            cell = self.at_75.get(name, REAL)
+            measures = (self.one(cell, *keys, guided=True) for keys in MEASURES.values())
+            rows.append((f"{name}, guided", *measures, self.recognised(cell, test)))
+        for name in (*self.plain, "real"):
+            measures = (self.one(self.plain.get(name, REAL), *keys) for keys in MEASURES.values())
+            rows.append((f"{name}, not guided", *measures, None))
+        return rows
+
     def difference(self, a: Cell, b: Cell, *keys: str, guided: bool = False) -> Mean:
         """a - b: paired by seed; of guided levels by picture; of two guided distances as if they were independent."""
         if not guided:
@@ -160,6 +177,16 @@ class FineTuning:
         half, mean = math.hypot(high - low, base_high - base_low) / 2, float(np.mean(differences))
         return mean, (mean - half, mean + half)
 
+    def added(self) -> tuple[Mean, Mean, Mean]:
+        """To the levels' std over the data's: by more training alone, by the fixes, and the first less the second."""
+        official, no_fixes, all_fixes = self.plain.values()
+        key = ("level", "std_ratio")
+        base = self.study.mean(official, *key)
+        control, fixed = self.study.values(no_fixes, *key), self.study.values(all_fixes, *key)
+        alone = self.against_base([c - base for c in control])
+        excess = self.against_base([2 * c - base - f for c, f in zip(control, fixed, strict=True)])
+        return alone, self.difference(all_fixes, no_fixes, *key), excess
+
     def followed(self, model: str, spacing: str, phi: float) -> Tensor:
         """Guided level with white less level with black, by noise."""
         cell = Cell(model, spacing, nfe=self.short, w=W, phi=phi)
@@ -175,6 +202,20 @@ class FineTuning:
     def by_seed(self, cell: Cell, name: str, count: int) -> list[float]:
         """std_ratio or w1 of a cell's first `count` levels, by seed."""
         return [self.level(name, levels[:count]) for levels in self.study.samples(cell, "level")]
+
+    def fewest(self, full: int, count: int) -> float:
+        """Pictures of the shortest fine-tuning with the fixes whose levels' W1 is below that of the whole one without.
+
+        Args:
+            full: pictures of the whole fine-tuning.
+            count: levels that are taken of each seed; W1 is its mean over the seeds.
+
+        Returns:
+            NaN where there is none.
+        """
+        flawed = np.mean(self.by_seed(self.plain["no fixes"], "w1", count))
+        found = {images or full: np.mean(self.by_seed(cell, "w1", count)) for images, cell in self.lengths.items()}
+        return min((images for images, w1 in found.items() if w1 < flawed), default=math.nan)
 
 
 def load_finetuning(folder: Path, train: data.Images, real: int) -> FineTuning:

@@ -8,11 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lab.measure import metrics
 from lab.measure.evaluation import REAL, Cell
 from lab.report import figures
-from lab.studies.finetuning import PHI, SETTINGS, FineTuning, Mean, of_seeds
+from lab.studies.finetuning import SETTINGS, FineTuning, Mean, of_seeds
 
 INK, FIXED, FLAWED = figures.COLOURS["data"], figures.COLOURS["zsnr"], figures.COLOURS["control"]
 NAMES = {
@@ -63,22 +64,24 @@ def ablation(tuned: FineTuning) -> Figure:
     return _legend(fig, axes[0], 2)
 
 
-def alone(tuned: FineTuning) -> Figure:
-    """Trailing steps and guidance rescale without and with the fine-tuning; spread of the level, and what words do."""
-    ways = [(spacing, phi) for spacing in ("leading", "trailing") for phi in (0.0, PHI)]
+def alone(tuned: FineTuning, followed: Mapping[str, Mapping[tuple[str, float], Tensor]]) -> Figure:
+    """Trailing steps and guidance rescale without and with the fine-tuning; spread of the level, and what words do.
+
+    Args:
+        followed: by model, and by spacing and phi, guided level with white less level with black.
+    """
     fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.5), width_ratios=(1, 1.7))
     for model, shift in (("control", -0.1), ("zsnr", 0.1)):
         look = {"color": figures.COLOURS[model], "fmt": "o", "label": NAMES[model]}
         cells = [Cell(model, spacing, nfe=tuned.long) for spacing in ("leading", "trailing")]
         _points(left, [shift, 1 + shift], [tuned.one(cell, "level", "std_ratio") for cell in cells], **look)
-        levels = [tuned.followed(model, *way) for way in ways]
-        points = [(x.mean().item(), metrics.interval(x.tolist())) for x in levels]
+        points = [(x.mean().item(), metrics.interval(x.tolist())) for x in followed[model].values()]
         _points(right, [i + shift for i in range(4)], points, **look)
     left.axhline(1, color=INK, lw=0.8, ls="--", label="data")
     left.set_xticks(range(2), ["leading", "trailing"])
     left.set(xlim=(-0.5, 1.5), ylim=(0, None), ylabel="level std / data's", title=f"not guided, DDIM {tuned.long}")
     right.axhline(1.6, color=INK, lw=0.8, ls="--")
-    right.set_xticks(range(4), [f"{spacing}\n$\\phi = {phi:g}$" for spacing, phi in ways])
+    right.set_xticks(range(4), [f"{spacing}\n$\\phi = {phi:g}$" for spacing, phi in followed["zsnr"]])
     right.set(xlim=(-0.5, 3.5), ylim=(0, None), ylabel="level: white less black")
     right.set_title(f"guided, $w = 7.5$, DDIM {tuned.short}")
     return _legend(fig, left, 3)

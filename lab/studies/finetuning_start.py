@@ -26,16 +26,6 @@ def cards(folder: Path) -> dict[str, dict]:
     return {name: network.load(folder / path / "weights.safetensors")[1] for name, path in paths.items()}
 
 
-def floor(train: data.Images, test: data.Images, held_out: int) -> list[float]:
-    """The variance a pixel within the class, of each of `held_out` test pictures; means are the training set's."""
-    y, conditions = test.draw(held_out, loop.generator(2, 7))
-    means = []
-    for k in range(len(train.classes)):
-        index = (train.label == k).nonzero()[:, 0]
-        means.append(train.compose(index, torch.zeros(len(index))).mean(0))  # a backdrop's mean level is 0
-    return (y - torch.stack(means)[conditions[:, 0]]).square().flatten(1).mean(1).double().tolist()
-
-
 @torch.no_grad()
 def error_at_T(weights: Path, test: data.Images, held_out: int) -> float:
     """Mean squared error of x0 at zero SNR on the same pictures, the network being read as one that predicts v."""
@@ -76,3 +66,9 @@ def shown(train: data.Images, variant: str, seed: int, images: int = 96, batch: 
     x0, conditions, t, x = (torch.cat(z) for z in zip(*(batch for batch in seen if len(batch) == 4), strict=True))
     alpha = kind.schedule.sqrt_alpha_bar[t].view(-1, 1, 1, 1)
     return x0, conditions, t, (x - alpha * x0) / (1 - alpha**2).sqrt()
+
+
+def same_shown(train: data.Images, cards: dict[str, dict]) -> list[bool]:
+    """Whether control and zsnr are shown the same pictures, conditions, steps and noises, each with its card's seed."""
+    control, fixed = (shown(train, name, cards[name]["seed"]) for name in ("control", "zsnr"))
+    return [torch.allclose(a, b, atol=1e-4) for a, b in zip(control, fixed, strict=True)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lab import ROOT
+from lab.measure.sweep import jackknife
 from lab.models import data, network
 from lab.models.backdrop import UniformBackdrop
 from lab.models.variants import find
@@ -28,6 +29,9 @@ SCHEDULES = {"flawed": find("control").schedule, "fixed": find("zsnr").schedule}
 GRIDS = {name: grid(schedule, 10, "trailing") for name, schedule in SCHEDULES.items()}
 """Figure 5's protocol: ten trailing steps, which start at T on both schedules."""
 STEPS = range(1000, 0, -100)
+
+Mean = tuple[float, tuple[float, float]]
+"""A value and its 95 % interval."""
 
 
 def predicted(denoiser: Denoiser, x: Tensor, phi: float) -> Tensor:
@@ -74,9 +78,19 @@ def rms(squares: Tensor) -> float:
     return float(squares.mean()) ** 0.5
 
 
-def over_second(pairs: Tensor) -> float:
-    """The change at T over that at the second step, from squared changes (N, 2)."""
-    return rms(pairs[:, 0]) / rms(pairs[:, 1])
+def T_over_second(spread: Callable[[Tensor], float], path: Tensor) -> Mean:
+    """A spread of predictions (steps, N, ...) at T over that at the second step; the interval is over noises."""
+
+    def ratio(d: Tensor) -> float:
+        return spread(d[:, 0]) / spread(d[:, 1])
+
+    pairs = path[:2].transpose(0, 1)
+    return ratio(pairs), jackknife(ratio, pairs)
+
+
+def over_second(changes: list[Tensor]) -> Mean:
+    """The change at T over that at the second step, from the squared changes (N,) of each."""
+    return T_over_second(rms, torch.stack(changes[:2]))
 
 
 @dataclass(frozen=True)

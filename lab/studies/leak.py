@@ -163,6 +163,19 @@ def shipped() -> Iterator[tuple[list[str], float, float | None]]:
     yield from ((names, end, None) for end, names in sorted(others.items(), reverse=True))
 
 
+def ends() -> Iterator[tuple[str, float, float | None, float, bool]]:
+    """Who is compared: name, alpha_bar_T, alpha_bar at the first of 50 steps, and offset and own_start of `lost`.
+
+    The package's schedules, Stable Diffusion's with offset noise 0.1, and diffusers' schedulers.
+    """
+    kinds = schedules()
+    yield from ((f"{name} (zsnr)", kind.alpha_bar[-1].item(), None, 0.0, True) for name, kind in kinds.items())
+    sd = kinds["Stable Diffusion"].alpha_bar[-1].item()
+    yield "SD, offset noise 0.1, started from it", sd, None, 0.01, True
+    yield "the same, plain start", sd, None, 0.01, False
+    yield from ((", ".join(names), end, first, 0.0, True) for names, end, first in shipped())
+
+
 def _rounded(x: float | Tensor) -> float:
     return float(f"{float(x):.3g}")
 

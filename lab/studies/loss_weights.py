@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.measure import metrics
-from lab.measure.evaluation import Cell
+from lab.measure.evaluation import Cell, Judge
+from lab.measure.store import load
 from lab.measure.study import Study
 from lab.models import data, training
 from lab.report.figures import COLOURS
@@ -155,6 +157,29 @@ def over_seeds(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, tu
     return float(np.mean(values)), metrics.interval(list(values)) if len(values) > 1 else None
 
 
+def held_out_errors(study: Study, cells: Mapping[str, Cell]) -> dict[str, NDArray[np.float64]]:
+    """By loss, the squared x0 errors on held-out pictures: a row a seed, a column a step."""
+    return {loss: np.array([row["errors"] for row in study.of(cell)]) for loss, cell in cells.items()}
+
+
+def measured_steps(folder: Path) -> list[int]:
+    """The steps, of 1 ... T, of these errors; folder is results/<profile>/zsnr."""
+    return [step + 1 for step in load(folder / "evaluate_ablations/0").facts["steps"]]
+
+
+def real_pictures(results: Path, train: data.Images, test: data.Images, real: int, drawn: int) -> list[dict[str, Any]]:
+    """All measures of three draws of test pictures, by the judge of the stage that measured the models.
+
+    Args:
+        results: results/<profile>.
+        real: how many pictures of `train` the judge holds them against.
+        drawn: test pictures in a draw.
+    """
+    reference, _ = train.draw(real, loop.generator(2, 0))
+    judge = Judge(metrics.Classifier.load(results / "classifier/classifier.safetensors"), reference)
+    return [judge(test.draw(drawn, loop.generator(13, 2, k))[0]) for k in range(3)]
+
+
 def quality_table(study: Study, cells: Mapping[str, Cell], natural: Sequence[Mapping[str, Any]]) -> Table:
     """Level and Fréchet distance by loss, beside real pictures; and each less plain v's, paired by seed."""
     names = {
@@ -172,8 +197,9 @@ def quality_table(study: Study, cells: Mapping[str, Cell], natural: Sequence[Map
     return table(rows, ["", "real pictures", *(f"{loss} loss" for loss in cells)])
 
 
-def floor(train: data.Images, y: Tensor, conditions: Tensor) -> float:
-    """Least squared error at zero SNR: that of the mean of the class, on pictures y with conditions (N, 2)."""
+def floor(train: data.Images, test: data.Images, held_out: int) -> float:
+    """Least squared error at zero SNR: that of the mean of the class, on the pictures that the stage held out."""
+    y, conditions = test.draw(held_out, loop.generator(2, 7))
     classes = ((train.label == k).nonzero()[:, 0] for k in range(len(train.classes)))
     means = torch.stack([train.compose(i, torch.zeros(len(i))).mean(0) for i in classes])
     return (y - means[conditions[:, 0]]).square().mean().item()

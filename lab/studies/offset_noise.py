@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -129,6 +130,22 @@ def spread_and_shift(study: Study, cell: Cell) -> tuple[str, str]:
     spread = "too grey" if high < 1 else "too bright or too dark" if low > 1 else "spread as the data"
     low, high = study.interval(cell, "level", "bias")
     return spread, "too high" if low > 0 else "too low" if high < 0 else "right"
+
+
+def of_level(study: Study, cell: Cell, key: str = "std_ratio") -> dict[str, Any]:
+    """A measure of the level, its mean and its interval over seeds, as a check takes them."""
+    return {"value": study.mean(cell, "level", key), "interval": study.interval(cell, "level", key)}
+
+
+def answers(flawed: Sequence[Row], fixed: Sequence[Row]) -> tuple[list[float], str]:
+    """Mean levels of what was asked for black and for white, of both models; a remark where the flawed one is nearer.
+
+    The truth is -0.8 and 0.8.
+    """
+    levels = [row.tensors["level"].mean().item() for row in (*flawed, *fixed)]
+    off = [max(abs(black + 0.8), abs(white - 0.8)) for black, white in (levels[:2], levels[2:])]
+    hidden = "Guidance that strong hides the flaw: the flawed model is the nearer one here." if off[0] < off[1] else ""
+    return levels, hidden
 
 
 def exact_ratio(study: Study, cell: Cell) -> float:

@@ -151,6 +151,10 @@ class Answers:
         """Of each of these noises' levels."""
         return short_of(word, self.paired(who, setting, word))
 
+    def shortfalls(self, who: str, setting: Setting) -> list[float]:
+        """The mean over all its pictures, under black and under white."""
+        return [short_of(word, self.level(who, setting, word)).mean().item() for word in EXTREMES]
+
     def beside(self, who: str, other: str, setting: Setting, word: str) -> Tensor:
         """Shortfall less that of another one, by noise."""
         return self.shortfall(who, setting, word) - self.shortfall(other, setting, word)

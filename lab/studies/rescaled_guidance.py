@@ -15,7 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Generator, Tensor
@@ -27,9 +29,16 @@ from lab.studies.progress import bar
 from zsnr.denoisers import Denoiser, Empirical
 from zsnr.guidance import guided, std
 from zsnr.prediction import PREDICTIONS, cos_sin
+from zsnr.schedule import stable_diffusion
 
 W, PHI = 7.5, 0.7
 """The paper's guidance scale and rescaling strength."""
+COS_T = stable_diffusion().sqrt_alpha_bar[-1].item()
+"""cos(phi) at t = T of Stable Diffusion's schedule."""
+SHARES = (1, 0.75, 0.5, 0.25, 0)
+"""Of its alpha_bar_T, from the flawed schedule to zero SNR."""
+NEIGHBOURS = tuple(pairwise(SHARES))
+"""From each end to the next."""
 
 Mean = tuple[float, tuple[float, float]]
 """A mean and its 95 % interval."""
@@ -169,6 +178,20 @@ class Branches:
     def along(self, cosines: Iterable[float]) -> list[At]:
         """The same at many angles."""
         return [self.at(c) for c in bar(list(cosines), "angles")]
+
+    def curve(self, angles: int) -> tuple[np.ndarray, list[At]]:
+        """The same along the way from image to noise: angles in units of pi, most of them at the noisy end."""
+        grid = 0.5 - 0.48 * np.linspace(1, 0, angles) ** 2
+        return grid, self.along(math.cos(a * math.pi) if a < 0.5 else 0.0 for a in grid)
+
+    def terminal(self) -> dict[float, At]:
+        """The same at t = T, of schedules that end at these SHARES of Stable Diffusion's alpha_bar_T."""
+        return dict(zip(SHARES, self.along(math.sqrt(share) * COS_T for share in SHARES), strict=True))
+
+    def guided_x0(self, condition: str) -> Tensor:
+        """x0 predicted from plain noise at zero SNR, guided with w = 7.5."""
+        without, given = self.predict(self.eps, math.pi / 2)
+        return -(without + W * (given[condition] - without))
 
     def mean(self, values: Tensor) -> Mean:
         """Mean of one number a state, with its 95 % interval over pictures and noises.

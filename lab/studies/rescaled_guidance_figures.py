@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from lab.models import data
 from lab.report import figures
 from lab.studies.guided_pictures import FEW, Guided
-from lab.studies.rescaled_guidance import At, Branches, Mean, W
+from lab.studies.rescaled_guidance import COS_T, At, Branches, Mean, W
 
 INK = figures.COLOURS["data"]
 SPACES = {
@@ -85,10 +85,10 @@ def sensitivity(branches: Branches, angles: np.ndarray, curve: Sequence[At], ter
     Args:
         angles: of the curve, in units of pi.
         curve: what `Branches.at` found at the angles.
-        terminal: the same by alpha_bar_T, at T.
+        terminal: what `Branches.terminal` found at T, by the share of Stable Diffusion's alpha_bar_T.
     """
     fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.6))
-    ends = list(terminal)
+    ends = [share * COS_T**2 for share in terminal]
     for condition in branches.conditions:
         for space, (colour, _) in SPACES.items():
             look = {"ls": DASHES[condition], "color": colour}

@@ -119,7 +119,7 @@ def pictures_figure(drawn: Drawn, columns: int = 6) -> Figure:
     for line, setting in zip(axes, drawn.settings, strict=True):
         for ax, name in zip(line, drawn.models, strict=True):
             sheet = torch.cat([drawn.pictures[name, setting, word][:columns] for word in rows])
-            figures.pictures(ax, sheet.float() / 127.5 - 1, columns, name if ax in axes[0] else "")
+            figures.pictures(ax, sheet, columns, name if ax in axes[0] else "")
         height = line[0].get_ylim()[0]
         for k, word in enumerate(rows):
             line[0].text(-4, height * (k + 0.5) / len(rows), word, ha="right", va="center", fontsize=6.5)

@@ -146,9 +146,7 @@ claim("Z-07", "best eps loss at T, reached by the identity", float(eps_loss[-1])
 claim("Z-07", "best v loss at T", float(v_loss[-1]), equal=1.0, rel=1e-12)
 claim("Z-07", "x0 is finite there in diffusers", bool(x0.isfinite().all()), equal=0)
 claim("Z-07", "zsnr refuses it", bool(refusal), equal=1)
-rows = [
-    (t, float(eps_loss[t - 1]), float(v_loss[t - 1]), fixed.sigma[t - 1].item()) for t in (500, 900, 990, 999, 1000)
-]
+rows = [(t, *(float(x[t - 1]) for x in (eps_loss, v_loss, fixed.sigma))) for t in (500, 900, 990, 999, 1000)]
 say(f"diffusers returns {x0.flatten()[0].item()} for $x_0$ there; zsnr refuses: *{refusal}*")
 table(rows, {"t": "", "best eps loss": ".2e", "best v loss": "", "x0 error per eps error": ".4g"})
 
@@ -174,9 +172,6 @@ claim("Z-09", "largest round-trip error over all steps", worst)
 
 # %%
 held = terminal_snr.shipped()
-defaults = {float(end): len(names) for (label, end), names in held.items() if label == "default"}
-flawed = sum(n for end, n in defaults.items() if end > 0)
-say(f"By default, **{flawed} of {sum(defaults.values())}** schedulers end above zero SNR.")
 rows = [(label, end, 64 * 64 * float(end) * 0.25, len(names), ", ".join(names)) for (label, end), names in held.items()]
 table(rows, {"schedule": "", "ᾱ(T)": "", "leak": ".3g", "schedulers": "", "which": ""})
 
@@ -184,9 +179,12 @@ table(rows, {"schedule": "", "ᾱ(T)": "", "leak": ".3g", "schedulers": "", "whi
 # Where zero SNR is asked for, some schedulers hold an exact 0 and others $2^{-24} = 6 \times 10^{-8}$, because
 # their own arithmetic cannot take a zero. `zsnr.from_scheduler` reads both as the zero that was meant.
 #
-# ## Verdict
+# ## What schedulers do by default, and the verdict
 #
 # *Direction* means that only the sign can be checked, and that it is as claimed. A check *beside* decides nothing.
 
 # %%
+defaults = {float(end): len(names) for (label, end), names in held.items() if label == "default"}
+flawed = sum(n for end, n in defaults.items() if end > 0)
+say(f"By default, **{flawed} of {sum(defaults.values())}** schedulers end above zero SNR.")
 claim.verdict()

@@ -91,6 +91,13 @@ for name, values in found.items():
     if name != "Stable Diffusion":
         claim("Z-06", f"{name}: many steps against the closed form, mean", limit, equal=law, abs=1e-5)
     claim("Z-06", f"{name}: std ratio, many steps", limit_std, equal=law_std, rel=1e-4)
+rows = [(name, *(mean for mean, _ in v.values()), *(std for _, std in v.values())) for name, v in found.items()]
+table(rows, ["schedule", *(f"{what}, {how}" for what in ("mean", "std") for how in white)])
+
+# %% [markdown]
+# Only the zero-SNR schedule with trailing steps gives 0.9. The columns *std* are over the true standard deviation.
+
+# %%
 means = {(name, spacing): values[spacing][0] for name, values in found.items() for spacing in ("leading", "trailing")}
 best = means.pop(("SD, zero SNR", "trailing"))
 limit = found["Stable Diffusion"]["many steps"][0]
@@ -99,12 +106,8 @@ claim("Z-06", "mean, zero SNR and trailing, 50 steps, truth 0.9", best, equal=0.
 claim("Z-06", "largest mean of the other five", max(means.values()), at_most=0.9 - 1e-3)
 claim("Z-13", "zero-SNR schedule started at t < T (leading): mean, truth 0.9", means["SD, zero SNR", "leading"])
 claim("Z-13", "started at T (trailing)", best, equal=0.9, abs=1e-6)
-rows = [(name, *(mean for mean, _ in v.values()), *(std for _, std in v.values())) for name, v in found.items()]
-table(rows, ["schedule", *(f"{what}, {how}" for what in ("mean", "std") for how in white)])
 
 # %% [markdown]
-# Only the zero-SNR schedule with trailing steps gives 0.9. The columns *std* are over the true standard deviation.
-#
 # ## Few steps: the useless one, and what it costs
 #
 # The step to $t = 1$ changes almost nothing, because only $\sqrt{1 - \bar\alpha_1}$ of noise is left there. The table shows what is left of the
@@ -167,14 +170,6 @@ table(rows, {"the mean at T": "", "coefficient of x0": ".2e", "coefficient of ε
 # distribution from the data's. Intervals are over fine-tuning seeds.
 
 # %%
-figures.save(sample_steps.spacing_figure(study, trained), out, "spacing")
-sample_steps.trained_table(study, trained)
-
-# %% [markdown]
-# *By the spread of the level, trailing is best. By the Fréchet distance it is not, because that distance hardly sees brightness. The paper's Figure 4
-# shows pictures and gives no number, so the check below could be decided either way.*
-
-# %%
 pairs = {S: [Cell("zsnr", spacing, nfe=S) for spacing in ("linspace", "trailing")] for S in (few, many)}
 frechet = {S: np.subtract(*(study.values(cell, "frechet") for cell in pair)) for S, pair in pairs.items()}
 apart = frechet[few] - 2 * np.abs(frechet[many])
@@ -183,15 +178,20 @@ claim("Z-12", what, apart.mean(), interval=interval(apart))
 for S, values in frechet.items():
     what = f"Frechet distance of linspace less trailing's, S = {S}"
     claim("Z-12", what, values.mean(), interval=interval(values), at_least=0.0)
-for S, (linspace, trailing) in pairs.items():
-    value, bounds = study.difference(linspace, trailing, "level", "w1")
-    claim("Z-12", f"W1 of the level, linspace less trailing's, S = {S}", value, interval=bounds, at_least=0.0)
+figures.save(sample_steps.spacing_figure(study, trained), out, "spacing")
+sample_steps.trained_table(study, trained)
 
 # %% [markdown]
+# *By the spread of the level, trailing is best. By the Fréchet distance it is not, because that distance hardly sees brightness. The paper's Figure 4
+# shows pictures and gives no number, so the check of the Fréchet distance could be decided either way.*
+#
 # ## Verdict
 #
 # *Direction* means that only the sign can be checked, and that it is as claimed. *Inconclusive* means that the interval lies on both sides of the
 # band's edge. A check *beside* decides nothing.
 
 # %%
+for S, (linspace, trailing) in pairs.items():
+    value, bounds = study.difference(linspace, trailing, "level", "w1")
+    claim("Z-12", f"W1 of the level, linspace less trailing's, S = {S}", value, interval=bounds, at_least=0.0)
 claim.verdict()

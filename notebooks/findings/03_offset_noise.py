@@ -23,6 +23,8 @@ source = "data/fashion-mnist"
 out_dir = ""
 
 # %%
+from functools import partial
+
 import numpy as np
 from IPython.display import display
 
@@ -30,8 +32,7 @@ import zsnr
 from lab.measure.evaluation import REAL, Cell
 from lab.measure.metrics import interval
 from lab.report import figures
-from lab.report.finding import say, start
-from lab.report.tables import measured
+from lab.report.finding import measured, say, start
 from lab.studies import offset_noise
 
 out, claim = start("03_offset_noise", out_dir)
@@ -65,9 +66,7 @@ asked = {
 pictures = {name: [prompted[c.but(prompt=w)] for w in ("black", "white")] for name, c in asked.items()}
 rows = {"flawed,\nleading": flawed.but(spacing="leading"), "flawed,\ntrailing": flawed, "fixed,\ntrailing": fixed}
 figures.save(offset_noise.main_figure(study, rows, pictures, directions["level"].known), out, "main")
-levels = [row.tensors["level"].mean().item() for words in pictures.values() for row in words]
-off = [max(abs(black + 0.8), abs(white - 0.8)) for black, white in (levels[:2], levels[2:])]
-hidden = "Guidance that strong hides the flaw: the flawed model is the nearer one here." if off[0] < off[1] else ""
+levels, hidden = offset_noise.answers(*pictures.values())
 say(
     f"*All pictures are drawn by DDIM: above with {guidance['nfe']} evaluations of the network, below with {long}. Asked for black and white, "
     f"the flawed model makes backdrops of level {levels[0]:.2f} and {levels[1]:.2f} on average, the fixed one {levels[2]:.2f} and {levels[3]:.2f}; "
@@ -125,14 +124,11 @@ display(*(offset_noise.law_table(study, directions, what, kinds) for what in dir
 settings = [(s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", heun))]
 names = {"control": "flawed", "zsnr": "zero terminal SNR"}
 figures.save(offset_noise.ratios_figure(study, settings, names), out, "table")
-
-# %% [markdown]
-# *Bars: trained models with 95 % intervals over seeds. Diamonds: exact denoisers, one set of noises each. The line at 1 is the data.*
-
-# %%
 offset_noise.ratios_table(study, [*settings, ("trailing", "heun", 8 * short - 1)], names)
 
 # %% [markdown]
+# *Bars: trained models with 95 % intervals over seeds. Diamonds: exact denoisers, one set of noises each. The line at 1 is the data.*
+#
 # The exact values carry the sampling error of one set of noises. The exact denoiser at zero terminal SNR in the last row shows how large that
 # error is, since its true value is 1.
 #
@@ -142,12 +138,7 @@ offset_noise.ratios_table(study, [*settings, ("trailing", "heun", 8 * short - 1)
 # %%
 flawed, fixed, offset = cells["control"], Cell("zsnr", "trailing", "heun", heun), cells["offset"]
 even = Cell("control", "trailing", "heun", heun)  # the flawed model with the fixed one's sampler
-
-
-def of(cell, key="std_ratio"):
-    return {"value": study.mean(cell, "level", key), "interval": study.interval(cell, "level", key)}
-
-
+of = partial(offset_noise.of_level, study)
 apart, pair = study.difference(fixed, even, "level", "std_ratio")
 w1 = [a / b for a, b in zip(study.values(fixed, "level", "w1"), study.values(even, "level", "w1"), strict=True)]
 claim("Z-06", "trained, trailing Heun: level std / data's, zero SNR less flawed", apart, interval=pair)
@@ -180,6 +171,11 @@ claim("Z-24", "the same, less control's", wider, interval=pair, at_least=0.0)
 worse, pair = study.difference(offset, fixed, "level", "w1")
 claim("Z-24", "W1 distance of the level, less zero SNR's", worse, interval=pair, at_least=0.0)
 
+# %% [markdown]
+# ## Offset noise in one sentence, and the verdict
+#
+# *Direction* means that only the sign can be checked at this scale, and that it is as claimed. A check *beside* decides nothing.
+
 # %%
 spread, shift = offset_noise.spread_and_shift(study, offset)
 start_gain, pair = study.difference(offset.but(start="offset"), offset, "level", "std_ratio")
@@ -189,11 +185,4 @@ say(
     f"The noise that it was trained on widens the spread by {measured(start_gain, pair, '.2f')}. Levels beyond the range of the data "
     f"(by 0.02) are {far[0]:.1%} of its pictures, and {far[1]:.1%} of real ones."
 )
-
-# %% [markdown]
-# ## Verdict
-#
-# *Direction* means that only the sign can be checked at this scale, and that it is as claimed. A check *beside* decides nothing.
-
-# %%
 claim.verdict()

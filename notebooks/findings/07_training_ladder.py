@@ -25,8 +25,6 @@ images = 10_000
 out_dir = ""
 
 # %%
-import math
-
 import numpy as np
 from IPython.display import display
 
@@ -115,7 +113,7 @@ claim("E-44", "expected losses at the start that are the closed forms of E and D
 largest = max(ladder_loss.largest_output(name, train, sigmas) for name in "DE")
 claim("E-44", f"largest |F| of the networks at the start, {len(sigmas)} levels", largest, equal=0)
 curve, means = ladder_loss.at_start(train, images, sigmas)
-error = (curve.std(1) / math.sqrt(curve.shape[1])).max().item()
+error = (curve.std(1) / np.sqrt(curve.shape[1])).max().item()
 band = {"equal": 1.0, "abs": 3 * error, "interval": ladder_loss.intervals(curve)}
 worst = ladder_loss.farthest(curve)
 ratio = np.array(means["D"]) * (sigmas**2 + sigma_data**2) / sigma_data**2
@@ -130,7 +128,7 @@ claim("E-44", f"D over its closed form, {len(sigmas)} levels", ratio, **band)
 # %%
 kept = rungs.facts["held_out"]
 first = rungs.rows["E"][0]["curve at the start"]
-z = np.abs((np.array(first["mean"]) - 1) / (np.array(first["std"]) / math.sqrt(kept))).max()
+z = np.abs((np.array(first["mean"]) - 1) / (np.array(first["std"]) / np.sqrt(kept))).max()
 what = f"E as trained, at the start, less 1, in standard errors, {len(sigmas)} levels"
 claim("E-44", what, z, at_most=3.0)
 say(
@@ -207,26 +205,26 @@ table(rows, {"epochs": "", "D": ".3f", "E": ".3f", "F": ".3f"})
 
 # %% [markdown]
 # ## Does the augmentation leak?
-
-# %%
-save(draw.table6(train), out, "table6")
-
-# %% [markdown]
-# *Above: the transforms of Table 6, each alone, at one standard deviation (the rotation is by 60 degrees). Below: training pictures as F and* F, always *see them.*
 #
 # The network is told how its training picture was transformed. Sampling tells it nine zeros, and the pictures should come out untouched. A classifier that was trained to tell
 # augmented pictures from untouched ones says how many look augmented; the share is corrected by its errors on real pictures. A bad picture may look augmented, too:
 # what F has beyond E, which never saw an augmented one, is an estimate. It misses transforms too mild for the classifier, and is too small where E's pictures are the worse.
 
 # %%
-always = training_ladder.ALWAYS
-rows = [(name, rungs.corrected_mean(name)) for name in ("A", "B", "C", "D", "E", "F", always)]
-rows += [(f"{name} less E, by seed", rungs.leak(name)) for name in ("F", always)]
-leak, rates = rungs.leak(), rungs.facts["suspected"]
+rates = rungs.facts["suspected"]
 say(
     f"The classifier takes {rates['augmented']:.0%} of real pictures with every transform for augmented, {rates['as trained']:.0%} of "
     f"those augmented as F's training pictures are, and {rates['untouched']:.0%} of untouched ones."
 )
+save(draw.table6(train), out, "table6")
+
+# %% [markdown]
+# *Above: the transforms of Table 6, each alone, at one standard deviation (the rotation is by 60 degrees). Below: training pictures as F and* F, always *see them.*
+
+# %%
+always, leak = training_ladder.ALWAYS, rungs.leak()
+rows = [(name, rungs.corrected_mean(name)) for name in ("A", "B", "C", "D", "E", "F", always)]
+rows += [(f"{name} less E, by seed", rungs.leak(name)) for name in ("F", always)]
 claim("E-49", "leak: F less E, corrected share", leak[0], interval=leak[1], at_most=0.1)
 table(rows, ["", "taken for augmented, corrected"])
 

@@ -161,7 +161,8 @@ table(
 
 # %%
 rows = [(k, float(getattr(best, k)), choose.PUBLISHED[k], best.reasons[k]) for k in choose.PUBLISHED]
-table(rows, {"": "", "proposed": ".4g", "EDM": ".4g", "because": ""}, f"{source}, {sets.first}")
+columns = {"": "", "proposed": ".4g", "EDM": ".4g", "because": ""}
+table(rows, columns, f"{source}, {sets.first}")
 
 # %% [markdown]
 # *Constant directions* are those in which the data never change, such as the padding of Fashion-MNIST or a plain backdrop. They can
@@ -178,8 +179,6 @@ table(rows, {"": "", "proposed": ".4g", "EDM": ".4g", "because": ""}, f"{source}
 rows = []
 if len(losses.networks) == 2:
     ratio, bounds = zip(*noise_levels.error_ratios(losses.error), strict=True)
-    claim("E-47", "trained: error of D, eps over EDM, at sigma = 80", ratio[-1], interval=bounds[-1])
-    claim("E-47", "the same at sigma = 5, 20", list(ratio[:-1]), interval=list(bounds[:-1]), at_least=1.0)
     for i, s in enumerate(noise_levels.HIGH):
         D = [losses.error[name][i].mean().sqrt().item() for name in losses.networks]
         scale = [m.column.precondition(torch.tensor(s).double())[1].abs().item() for m in losses.networks.values()]
@@ -191,4 +190,7 @@ table(rows, columns) if rows else say("There are not both networks for these ima
 # ## Verdict
 
 # %%
+if rows:
+    claim("E-47", "trained: error of D, eps over EDM, at sigma = 80", ratio[-1], interval=bounds[-1])
+    claim("E-47", "the same at sigma = 5, 20", list(ratio[:-1]), interval=list(bounds[:-1]), at_least=1.0)
 claim.verdict()

@@ -34,13 +34,8 @@ angles = 21
 out_dir = ""
 
 # %%
-import math
-from itertools import pairwise
-
-import numpy as np
 import torch
 
-import zsnr
 from lab import ROOT
 from lab.measure.laws import amplification
 from lab.models import data
@@ -54,6 +49,8 @@ from zsnr.finetune import loop
 from zsnr.guidance import rescaled, std
 
 out, claim = start("09_rescaled_guidance", out_dir)
+
+# %%
 train = data.load(ROOT / source)
 guided = guided_pictures.load_guided(ROOT / results, len(train.classes))
 free, part, full = guided.cells[W, 0.0, "v"], guided.none.but(w=W, phi=PHI), guided.cells[W, 1.0, "v"]
@@ -155,14 +152,9 @@ say(f"Contrast at $\\phi = 1$ less real pictures': {measured(plainer, span)}; {t
 
 # %%
 branches = rescaling.branches(train, foregrounds, states, g)
-last = zsnr.schedule.stable_diffusion().sqrt_alpha_bar[-1].item()
-shares = [math.sqrt(share) for share in (1, 0.75, 0.5, 0.25, 0)]  # equal steps of alpha_bar_T
-terminal = dict(zip(shares, branches.along(share * last for share in shares), strict=True))
-from_noise = branches.at(last, noise_only=True)
-grid = 0.5 - 0.48 * np.linspace(1, 0, angles) ** 2  # of pi; most of them at the noisy end
-curve = branches.along(math.cos(a * math.pi) if a < 0.5 else 0.0 for a in grid)
-by_end = {(share * last) ** 2: at for share, at in terminal.items()}
-figures.save(draw.sensitivity(branches, grid, curve, by_end), out, "sensitivity")
+terminal = branches.terminal()
+from_noise = branches.at(rescaling.COS_T, noise_only=True)
+figures.save(draw.sensitivity(branches, *branches.curve(angles), terminal), out, "sensitivity")
 
 # %% [markdown]
 # *Exact denoisers at $w = 7.5$. Left: how much guidance amplifies the standard deviation of $v$, $x_0$ and $\epsilon$ along the way
@@ -172,7 +164,7 @@ figures.save(draw.sensitivity(branches, grid, curve, by_end), out, "sensitivity"
 # %%
 what = "std(cfg) / std(pos) of x0 from plain noise, by class: zero SNR less the flawed schedule's T"
 for condition in branches.conditions:
-    apart = terminal[0.0][condition, "x0"]["amplification"] - from_noise[condition, "x0"]["amplification"]
+    apart = terminal[0][condition, "x0"]["amplification"] - from_noise[condition, "x0"]["amplification"]
     value, span = branches.mean(apart)
     what = what.replace("by class:", f"by {condition}:")
     band = {"note": "exact denoisers, w = 7.5"} if condition == "class" else {"at_least": 0.0}
@@ -185,10 +177,10 @@ for condition in branches.conditions:
 
 # %%
 steps = [
-    ("std(cfg) / std(pos), v at zero SNR less eps at the flawed schedule's T", (0.0, "v"), (1.0, "eps")),
-    ("std(cfg) / std(pos) of x0, zero SNR less the flawed schedule's T", (0.0, "x0"), (1.0, "x0")),
-    *((f"std(cfg) / std(pos) of v, alpha_bar_T from {a**2:.2f} to {b**2:.2f} of SD's", (b, "v"), (a, "v"))
-      for a, b in pairwise(shares)),
+    ("std(cfg) / std(pos), v at zero SNR less eps at the flawed schedule's T", (0, "v"), (1, "eps")),
+    ("std(cfg) / std(pos) of x0, zero SNR less the flawed schedule's T", (0, "x0"), (1, "x0")),
+    *((f"std(cfg) / std(pos) of v, alpha_bar_T from {a:.2f} to {b:.2f} of SD's", (b, "v"), (a, "v"))
+      for a, b in rescaling.NEIGHBOURS),
 ]  # fmt: skip
 rows = []
 for what, (a, space_a), (b, space_b) in steps:
@@ -210,15 +202,8 @@ table(rows, ["noised pictures", *branches.conditions])
 # %%
 real = branches.x0[: len(branches.x0) // 2]
 latent = rescaling.moved(rescaling.rotated(real, g))
-without, given = branches.predict(branches.eps, math.pi / 2)
-guided_x0 = -(without + W * (given["class"] - without))
-beyond = rescaling.thresholded(guided_x0).abs().max().item()
-claim("Z-18", "dynamic thresholding in image space: guided x0, largest |x|", beyond, at_most=1.0)
-claim("Z-18", "its rms change of a real picture, at most", rescaling.moved(real).max().item(), equal=0.0)
-note = "a random rotation stands in for a latent space; real latents are not tried"
-what = "the same in a rotated space, over the picture's rms"
+beyond = rescaling.thresholded(branches.guided_x0("class")).abs().max().item()
 value, span = branches.mean(latent)
-claim("Z-18", what, value, interval=span, at_least=0.1, note=note)
 say(
     f"Real pictures change by {rescaling.moved(real).max():.3f} at most in image space, and by {value:.2f} of their size rotated."
 )
@@ -227,4 +212,9 @@ say(
 # ## Verdict
 
 # %%
+claim("Z-18", "dynamic thresholding in image space: guided x0, largest |x|", beyond, at_most=1.0)
+claim("Z-18", "its rms change of a real picture, at most", rescaling.moved(real).max().item(), equal=0.0)
+note = "a random rotation stands in for a latent space; real latents are not tried"
+what = "the same in a rotated space, over the picture's rms"
+claim("Z-18", what, value, interval=span, at_least=0.1, note=note)
 claim.verdict()

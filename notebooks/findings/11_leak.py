@@ -50,13 +50,13 @@ train = data.load(ROOT / source)
 base = leak_models.load_base(ROOT / results / "zsnr", ROOT / "results/data/data.json", train)
 sd = leak.schedules()["Stable Diffusion"].alpha_bar[-1].item()
 starts = {spacing: base.spread(base.level(spacing, "level")) for spacing in SPACINGS}
-prompted = base.prompted()
 
 # %% [markdown]
 # ## The answer
 
 # %%
 share, spread = leak.lost(sd, 4096, mean_std)
+prompted = base.prompted()
 darkest = min(x.mean().item() for _, x in prompted.values())
 say(
     f"Sampled from pure noise, Stable Diffusion's schedule loses {share:.0%} of the mean of a 64x64 latent channel, and leaves its spread "
@@ -127,18 +127,10 @@ say(
 # SDXL at 1024. Share of the mean that is lost from $T$; *at 50* is the same for 64x64 at the first of 50 steps, where the scheduler starts by default.
 
 # %%
-ends = [
-    (f"{name} (zsnr)", schedule.alpha_bar[-1].item(), None, 0.0, True) for name, schedule in leak.schedules().items()
-]
-ends += [
-    ("SD, offset noise 0.1, started from it", sd, None, 0.01, True),
-    ("the same, plain start", sd, None, 0.01, False),
-]
-ends += [(", ".join(names), end, first, 0.0, True) for names, end, first in leak.shipped()]
 rows = [
     (name, f"{end:.1e}", *(leak.lost(end, n, mean_std, offset, own)[0] for _, n in shapes),
      None if first is None else leak.lost(first, 4096, mean_std)[0])
-    for name, end, first, offset, own in ends
+    for name, end, first, offset, own in leak.ends()
 ]  # fmt: skip
 still = [leak.lost(sd, n, mean_std, 0.01)[0] for _, n in shapes]
 what = "Gaussian data, Stable Diffusion's schedule with offset noise 0.1: share of the mean still lost, by shape"
@@ -207,9 +199,6 @@ table(rows, ["word", "steps", "from pure noise", "from a level of the word", "sh
 # %%
 strongest = max(base.strengths)
 slopes, spans = zip(*(base.edited(spacing, strongest)[2] for spacing in SPACINGS), strict=True)
-note = "the lowest frequency survives noise that the rest does not; the class asked for is another"
-what = f"image-to-image at strength {strongest:g}: slope of the level less the share that keeps the input's class (leading, trailing)"
-claim("Z-06", what, slopes, interval=spans, at_least=0.0, note=note)
 figures.save(leak_figures.edits(base), out, "edits")
 
 # %% [markdown]
@@ -228,4 +217,7 @@ figures.save(leak_figures.edits(base), out, "edits")
 # ## Verdict
 
 # %%
+note = "the lowest frequency survives noise that the rest does not; the class asked for is another"
+what = f"image-to-image at strength {strongest:g}: slope of the level less the share that keeps the input's class (leading, trailing)"
+claim("Z-06", what, slopes, interval=spans, at_least=0.0, note=note)
 claim.verdict()

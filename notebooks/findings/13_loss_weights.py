@@ -30,53 +30,43 @@ out_dir = ""
 # %%
 import json
 
-import numpy as np
-
 from lab import ROOT
-from lab.measure import evaluation, metrics
-from lab.measure.store import load
 from lab.measure.study import Study
 from lab.models import data
 from lab.models.variants import find
 from lab.report import figures
-from lab.report.finding import say, start
-from lab.report.tables import measured, table
+from lab.report.finding import measured, say, start, table
 from lab.studies import loss_weights
-from zsnr.finetune import loop
 
 out, claim = start("13_loss_weights", out_dir)
 study, schedule = Study(ROOT / results / "zsnr"), find("zsnr").schedule
+train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
 
 # %% [markdown]
 # ## The answer
 
 # %%
-train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
 objective = loss_weights.Objective.of(schedule, train)
 steps = [1, 250, 500, 750, 900, 990, 999, 1000]
 lambdas = [objective.curvature("v", t) for t in steps]
 zero, n = loss_weights.ZERO, len(loss_weights.SOURCES)
 cells = loss_weights.tuned(study)
-errors = {loss: np.array([row["errors"] for row in study.of(cell)]) for loss, cell in cells.items()}
+errors = loss_weights.held_out_errors(study, cells)
 untrained = loss_weights.over_seeds(errors["min-snr-5"][:, -1] / errors["v"][:, -1])
-(out / "metrics.json").write_text(json.dumps({"error_at_T_min_snr_5_over_v": untrained[0]}))
 say(
-    f"Measured on the objective, the weight of the plain $v$ loss is 1 to within {max(abs(x - 1) for x in lambdas):.0e} at every step, zero "
-    f"SNR included. **{len(zero)} of {n}** weights in "
-    f"common use are 0 at zero SNR: {', '.join(zero)}. A model fine-tuned with min-snr-5 has "
-    f"**{measured(*untrained)}** times the error of plain $v$ there."
+    f"Measured on the objective, the weight of the plain $v$ loss is 1 to within {max(abs(x - 1) for x in lambdas):.0e}"
+    f" at every step, zero SNR included. **{len(zero)} of {n}** weights in common use are 0 at zero SNR: "
+    f"{', '.join(zero)}. A model fine-tuned with min-snr-5 has **{measured(*untrained)}** times the error of plain $v$ "
+    "there."
 )
 figures.save(loss_weights.weights_figure(), out, "weights")
-
-# %% [markdown]
-# *Each weight on the squared $x_0$ error, scaled to 1 at SNR = 1, since a constant factor is no more than another learning rate. Left: the weights that
-# train zero SNR. x0 and truncated are the same below SNR = 1. Right: the weights that do not. Most of them fall as the SNR does and lie on each
-# other there.*
-
-# %%
 loss_weights.weights_table(schedule)
 
 # %% [markdown]
+# *Each weight on the squared $x_0$ error, scaled to 1 at SNR = 1, since a constant factor is no more than another learning rate. In the figure, left: the weights that
+# train zero SNR. x0 and truncated are the same below SNR = 1. Right: the weights that do not. Most of them fall as the SNR does and lie on each
+# other there.*
+#
 # ## What trainers do there
 #
 # The fine-tuning examples of diffusers divide $\min(\mathrm{SNR}, \gamma)$ by what the loss weighs already: by SNR for $\epsilon$, by SNR + 1 for
@@ -90,7 +80,8 @@ trainers, theirs = loss_weights.trainers()
 ours = loss_weights.X0_WEIGHTS["min-snr-5"](schedule.snr)
 apart = ((theirs - ours).abs() / (schedule.snr + 1e-6)).max().item()
 say(
-    f"diffusers' weight for $v$, times SNR + 1, is min-snr-5 to 1e-2 of the SNR at all steps: {'yes' if apart < 1e-2 else 'no'}."
+    "diffusers' weight for $v$, times SNR + 1, is min-snr-5 to 1e-2 of the SNR at all steps: "
+    f"{'yes' if apart < 1e-2 else 'no'}."
 )
 trainers
 
@@ -127,12 +118,10 @@ table([(loss, *values) for loss, values in share.items()], dict.fromkeys(titles,
 # %%
 few = cells["v"]
 drawn, seeds = len(study.samples(few, "level")[0]), len(study.values(few, "frechet"))
-reference, _ = train.draw(real, loop.generator(2, 0))
-classifier = metrics.Classifier.load(ROOT / results / "classifier/classifier.safetensors")
-judge = evaluation.Judge(classifier, reference)  # as in the stage that measured the models
-natural = [judge(test.draw(drawn, loop.generator(13, 2, k))[0]) for k in range(3)]
+natural = loss_weights.real_pictures(ROOT / results, train, test, real, drawn)
 say(
-    f"{few.images} pictures of fine-tuning, {seeds} seed(s); {drawn} pictures drawn by {few.spacing} DDIM in {few.nfe} steps."
+    f"{few.images} pictures of fine-tuning, {seeds} seed(s); {drawn} pictures drawn by {few.spacing} DDIM "
+    f"in {few.nfe} steps."
 )
 figures.save(loss_weights.pictures_figure(study, cells), out, "pictures")
 loss_weights.quality_table(study, cells, natural)
@@ -146,9 +135,8 @@ loss_weights.quality_table(study, cells, natural)
 # mean on the same pictures is the least possible error.
 
 # %%
-y, conditions = test.draw(held_out, loop.generator(2, 7))  # as the stage drew them
-least = loss_weights.floor(train, y, conditions)
-levels = [step + 1 for step in load(ROOT / results / "zsnr/evaluate_ablations/0").facts["steps"]]
+least = loss_weights.floor(train, test, held_out)
+levels = loss_weights.measured_steps(ROOT / results / "zsnr")
 at_T = [f"{loss} {measured(*loss_weights.over_seeds(e[:, -1] / least))}" for loss, e in errors.items()]
 figures.save(loss_weights.errors_figure(errors, levels, schedule.snr, least), out, "errors")
 say(f"The least possible error at $T$ is {least:.3f}. The errors at $T$ over it are: {', '.join(at_T)}.")
@@ -164,4 +152,6 @@ loss_weights.errors_table(errors, levels, schedule.snr)
 # only the sign can be checked. A check *beside* decides nothing.
 
 # %%
+number = {"error_at_T_min_snr_5_over_v": untrained[0]}
+(out / "metrics.json").write_text(json.dumps(number))
 claim.verdict()

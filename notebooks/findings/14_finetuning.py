@@ -35,39 +35,34 @@ out_dir = ""
 # %%
 import math
 
-import numpy as np
-import torch
-
 from lab import ROOT
-from lab.measure.evaluation import REAL
 from lab.models import data
 from lab.models.variants import find
 from lab.report import figures
 from lab.report.finding import measured, say, start, table
-from lab.studies import finetuning, finetuning_start
+from lab.studies import finetuning, finetuning_start, loss_weights
 from lab.studies import finetuning_figures as draw
-from lab.studies.finetuning import MEASURES, of_seeds
 from zsnr.prediction import check_prediction
 
 out, claim = start("14_finetuning", out_dir)
 folder = ROOT / results / "zsnr"
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
 tuned = finetuning.load_finetuning(folder, train, real)
-study, plain, at_75 = tuned.study, tuned.plain, tuned.at_75
-official, no_fixes, all_fixes = plain.values()
 
 # %% [markdown]
 # ## The answer
 
 # %%
-gain = {(setting, name): tuned.gain(setting, name) for setting in finetuning.SETTINGS for name in MEASURES}
-spread = [study.mean(cell, "level", "std_ratio") for cell in (official, no_fixes, all_fixes)]
+study, settings, measures = tuned.study, finetuning.SETTINGS, finetuning.MEASURES
+gain = {(setting, name): tuned.gain(setting, name) for setting in settings for name in measures}
+spread = [study.mean(cell, "level", "std_ratio") for cell in tuned.plain.values()]
 say(
     f"By the paper's measures the fixes gain, over {len(study.seeds)} seeds and without guidance, "
-    f"{measured(*gain['unguided', 'FD'], '.2f')} of the Fréchet distance and {measured(*gain['unguided', 'IS'], '.2f')} of the "
-    f"Inception score; guided, {measured(*gain['guided', 'FD'], '.2f')} and {measured(*gain['guided', 'IS'], '.2f')} (below zero is a loss). "
-    f"Brightness shows more: the spread of the backdrops' levels is {spread[0]:.2f} of the data's for the base, {spread[1]:.2f} after "
-    f"training on without fixes, and {spread[2]:.2f} with them."
+    f"{measured(*gain['unguided', 'FD'], '.2f')} of the Fréchet distance and "
+    f"{measured(*gain['unguided', 'IS'], '.2f')} of the Inception score; guided, "
+    f"{measured(*gain['guided', 'FD'], '.2f')} and {measured(*gain['guided', 'IS'], '.2f')} (below zero is a loss). "
+    f"Brightness shows more: the spread of the backdrops' levels is {spread[0]:.2f} of the data's for the base, "
+    f"{spread[1]:.2f} after training on without fixes, and {spread[2]:.2f} with them."
 )
 figures.save(draw.pictures(tuned), out, "pictures")
 
@@ -83,38 +78,10 @@ figures.save(draw.pictures(tuned), out, "pictures")
 # [Finding 20](20_table3.ipynb) has the table at several guidance scales, by features that see brightness.
 
 # %%
-rows = []
-for name in (*plain, "real"):
-    cell = at_75.get(name, REAL)
-    rows.append(
-        (
-            f"{name}, guided",
-            *(tuned.one(cell, *keys, guided=True) for keys in MEASURES.values()),
-            tuned.recognised(cell, test),
-        )
-    )
-for name in (*plain, "real"):
-    rows.append((f"{name}, not guided", *(tuned.one(plain.get(name, REAL), *keys) for keys in MEASURES.values()), None))
-for setting in finetuning.SETTINGS:
-    rows.append((f"gain by all fixes, {setting}", *(gain[setting, name] for name in MEASURES), None))
-
-
-def known(cell):
-    """A value alone where its interval is not known."""
-    return cell[0] if isinstance(cell, tuple) and math.isnan(cell[1][0]) else cell
-
-
-table([[known(cell) for cell in row] for row in rows], ["", *MEASURES, "in the class asked for"])
-
-# %%
-note = (
-    "Inception and FID by this data's classifier; unguided over seeds, guided (w = 7.5) over pictures of one model each"
-)
-labels = {"FD": "Frechet distance, no fixes less all fixes", "IS": "Inception score, all fixes less none"}
-for setting, name in ((s, n) for s in finetuning.SETTINGS for n in labels):
-    what, (value, span) = f"{setting}: {labels[name]}", gain[setting, name]
-    if not math.isnan(span[0]):  # one seed gives no interval
-        claim("Z-19", what, value, interval=span, at_least=0.0, note=note)
+rows = tuned.table3(test)
+for setting in settings:
+    rows.append((f"gain by all fixes, {setting}", *(gain[setting, name] for name in measures), None))
+table([[finetuning.known(cell) for cell in row] for row in rows], ["", *measures, "in the class asked for"])
 
 # %% [markdown]
 # ## The same start, the same pictures
@@ -128,19 +95,14 @@ for setting, name in ((s, n) for s in finetuning.SETTINGS for n in labels):
 # %%
 cards = finetuning_start.cards(folder)
 fine, paper = cards["zsnr"]["images"], 50_000 * 2048
-sets = [finetuning_start.shown(train, name, cards[name]["seed"]) for name in ("control", "zsnr")]
-same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(*sets, strict=True)]
+same = finetuning_start.same_shown(train, cards)
 note = f"{fine} pictures, not the paper's 50,000 iterations of 2,048 ({paper / fine:.0f} times as many)"
 claim("Z-20", "pictures of fine-tuning, with the fixes over without", fine / cards["control"]["images"], equal=1.0)
 claim("Z-20", "their seeds' difference", cards["zsnr"]["seed"] - cards["control"]["seed"], equal=0, note=note)
 claim("Z-20", "same pictures, conditions, steps and noises shown", same, equal=[True] * len(same))
 
 # %%
-key = ("level", "std_ratio")
-base, control, fixed = study.mean(official, *key), study.values(no_fixes, *key), study.values(all_fixes, *key)
-by_fixes = tuned.difference(all_fixes, no_fixes, *key)
-excess = tuned.against_base([2 * c - base - f for c, f in zip(control, fixed, strict=True)])
-alone = tuned.against_base([c - base for c in control])
+alone, by_fixes, excess = tuned.added()
 claim("Z-20", "level std / data's: what the fixes add to control", by_fixes[0], interval=by_fixes[1])
 claim(
     "Z-20",
@@ -175,8 +137,8 @@ figures.save(draw.ablation(tuned), out, "ablation")
 
 # %%
 rows = []
-for setting in finetuning.SETTINGS:
-    for name in MEASURES:
+for setting in settings:
+    for name in measures:
         found = {fix: tuned.lost(fix, setting, name) for fix in tuned.without if fix != "all four"}
         sure = [fix.split(" (")[0].strip("$") for fix, value in found.items() if value and value[1][0] > 0]
         rows.append((setting, name, ", ".join(sure) or "none"))
@@ -188,7 +150,9 @@ table(rows, ["", "measure", "worse, beyond its interval, without"])
 # Trailing steps and guidance rescale can be had on `control` alone.
 
 # %%
-figures.save(draw.alone(tuned), out, "alone")
+ways = [(spacing, phi) for spacing in ("leading", "trailing") for phi in (0.0, finetuning.PHI)]
+followed = {model: {way: tuned.followed(model, *way) for way in ways} for model in ("control", "zsnr")}
+figures.save(draw.alone(tuned, followed), out, "alone")
 
 # %% [markdown]
 # *Left: spread of the level without guidance, intervals over seeds. Right: how far the level follows the words, with* white
@@ -205,17 +169,16 @@ figures.save(draw.alone(tuned), out, "alone")
 lengths = {n or fine: cell for n, cell in tuned.lengths.items()}
 held_out = min(guided_samples, 256)  # those of stage evaluate_ablations
 count = len(study.samples(next(iter(lengths.values())), "level")[0])
-floor = float(np.mean(finetuning_start.floor(train, test, held_out)))
+floor = loss_weights.floor(train, test, held_out)
+before, after = (
+    finetuning_start.error_at_T(folder / name / "weights.safetensors", test, held_out)
+    for name in ("train", "finetune/zsnr")
+)
 at_T = {n: [row["errors"][-1] for row in study.of(cell)] for n, cell in lengths.items() if n != fine}
-at_T[fine] = [finetuning_start.error_at_T(folder / "finetune/zsnr/weights.safetensors", test, held_out)]
-before = finetuning_start.error_at_T(folder / "train/weights.safetensors", test, held_out)
-figures.save(draw.length(tuned, fine, at_T, floor, count), out, "length")
-flawed = tuned.by_seed(no_fixes, "w1", count)
-levels = {n: of_seeds(tuned.by_seed(cell, "w1", count))[0] for n, cell in lengths.items()}
-nearer = [n for n, w1 in levels.items() if w1 < np.mean(flawed)]
+figures.save(draw.length(tuned, fine, {**at_T, fine: [after]}, floor, count), out, "length")
 say(
     f"Before fine-tuning the error at $T$ is {before / floor:.1f} times the floor; after {fine:,} pictures it is "
-    f"{np.mean(at_T[fine]) / floor:.2f} times. Of these lengths, {min(nearer, default=math.nan):,} pictures are the fewest whose levels "
+    f"{after / floor:.2f} times. Of these lengths, {tuned.fewest(fine, count):,} pictures are the fewest whose levels "
     "lie nearer to the data's (W1, mean over seeds) than those of the whole training without fixes."
 )
 
@@ -226,4 +189,12 @@ say(
 # ## Verdict
 
 # %%
+note = (
+    "Inception and FID by this data's classifier; unguided over seeds, guided (w = 7.5) over pictures of one model each"
+)
+labels = {"FD": "Frechet distance, no fixes less all fixes", "IS": "Inception score, all fixes less none"}
+for setting, name in ((s, n) for s in settings for n in labels):
+    what, (value, span) = f"{setting}: {labels[name]}", gain[setting, name]
+    if not math.isnan(span[0]):  # one seed gives no interval
+        claim("Z-19", what, value, interval=span, at_least=0.0, note=note)
 claim.verdict()

@@ -31,7 +31,6 @@ from diffusers import DDIMScheduler
 from lab.report import figures
 from lab.report.finding import say, start, table
 from lab.studies import audits, diffusers_bugs
-from lab.studies.diffusers_bugs import ZERO
 from zsnr.audit.report import ranges
 
 warnings.simplefilter("ignore")  # of diffusers, about what is audited here
@@ -50,8 +49,8 @@ say(
     f"Of {len({name for name, _ in bugs})} schedulers, {len(right)} take every step that was probed to its level: "
     f"{', '.join(right)}. The others have at least one bug in at least one of two configurations. "
     + (
-        f"With trailing steps, the paper's own remedy, DDIM takes one step too many, outside the table, at {len(outside.counts)} of "
-        f"{min(counts, 1000)} counts ({ranges(outside.counts, 6)}). "
+        "With trailing steps, the paper's own remedy, DDIM takes one step too many, outside the table, at "
+        f"{len(outside.counts)} of {min(counts, 1000)} counts ({ranges(outside.counts, 6)}). "
         if outside
         else ""
     )
@@ -76,12 +75,13 @@ figures.save(audits.figure(reports, min(counts, 1000)), out, "counts")
 # compute in Python loops.
 
 # %%
+others = ", ".join(unjudged)
+say(f"Not judged (tokens, proteins, inverse, several stages, or a convention of its own): {others}.")
 table(audits.by_bug(reports), ["bug", "schedulers", "which"])
 
 # %%
 options = [(name, option, bug.name, ranges(bug.counts)) for name, option, r in audits.with_options(counts)
            for bug in r.findings if bug.name in ("not a number", "step target")]  # fmt: skip
-say(f"Not judged (tokens, proteins, inverse, several stages, or a convention of its own): {', '.join(unjudged)}.")
 table(options, ["scheduler", "option of step", "bug", "at steps"])
 
 # %% [markdown]
@@ -114,14 +114,14 @@ table(rows, ["model", "scheduler", "SNR_T", "mean lost", "std kept", "flaws and 
 # \cdot v$ forgets the picture. The remedy is `np.arange(n, 0, -1) * T / n`, rounded.
 
 # %%
-scheduler = DDIMScheduler(**ZERO)
+scheduler = DDIMScheduler(**diffusers_bugs.ZERO)
 scheduler.set_timesteps(61)
 last = scheduler.timesteps[-3:].tolist()
 after = scheduler.step(torch.zeros(1), -1, torch.tensor([0.3])).prev_sample.item()
-bad = [n for n, t in diffusers_bugs.counted(DDIMScheduler(**ZERO)) if len(t) != n]
+bad = [n for n, t in diffusers_bugs.counted(DDIMScheduler(**diffusers_bugs.ZERO)) if len(t) != n]
 say(
-    f"DDIM with 61 steps has {len(scheduler.timesteps)} time steps, the last three {last}. So it is for {len(bad)} of 1000 counts: "
-    f"{ranges(bad, 10)}. A state of 0.3 with $v = 0$ becomes {after:g} at $t = -1$."
+    f"DDIM with 61 steps has {len(scheduler.timesteps)} time steps, the last three {last}. So it is for {len(bad)} of "
+    f"1000 counts: {ranges(bad, 10)}. A state of 0.3 with $v = 0$ becomes {after:g} at $t = -1$."
 )
 
 # %% [markdown]
@@ -132,7 +132,8 @@ say(
 
 # %%
 columns = ["where", "seen", "should be"]
-table(diffusers_bugs.ddim_target(), columns)
+rows = diffusers_bugs.ddim_target()
+table(rows, columns)
 
 # %% [markdown]
 # ## Flags that are kept and not obeyed, and tables of zero SNR
@@ -142,7 +143,9 @@ table(diffusers_bugs.ddim_target(), columns)
 # the flag, others divide by zero.
 
 # %%
-table([*diffusers_bugs.ignored_flag(), *diffusers_bugs.zero_betas()], columns)
+kept = diffusers_bugs.ignored_flag()
+divided = diffusers_bugs.zero_betas()
+table([*kept, *divided], columns)
 
 # %% [markdown]
 # ## Noise, sigmas and multistep solvers
@@ -174,8 +177,8 @@ found = {" / ".join(key): json.loads(r.json()) for key, r in reports.items()}
 found |= {name: json.loads(r.json()) for name, r in published.items()}
 sound = sum(r.ok for r in reports.values())
 say(
-    f"{len(reports)} schedulers and configurations judged, {sound} without flaw or bug; {len(published)} published models, "
-    f"{sum(r.ok for r in published.values())} without."
+    f"{len(reports)} schedulers and configurations judged, {sound} without flaw or bug; {len(published)} published "
+    f"models, {sum(r.ok for r in published.values())} without."
 )
 if out_dir:
     out.mkdir(parents=True, exist_ok=True)

@@ -51,22 +51,21 @@ figures.save(text_to_image.pictures_figure(drawn), out, "pictures")
 # %%
 count = len(next(iter(drawn.levels.values())))
 say(
-    f"*Pictures that were asked for with a black, a grey and a white backdrop (rows of each sheet), from the same noises (columns), by four models. Above "
-    f"without guidance; below with guidance, rescaled. The numbers on this page are over {count} pictures a word, of {facts['steps']} steps each; "
+    "*Pictures that were asked for with a black, a grey and a white backdrop (rows of each sheet), from the same "
+    "noises (columns), by four models. Above without guidance; below with guidance, rescaled. The numbers on this page "
+    f"are over {count} pictures a word, of {facts['steps']} steps each; "
     f"every fine-tuning saw {facts['recipe']['images']:,} pictures.*"
 )
 
 # %% [markdown]
 # ## The level asked for, and the level obtained
+#
+# *Mean level of the backdrop for each word with its 95 % interval over pictures, drawn and in numbers: without guidance
+# (left), with it (right). Dashes are the data after the VAE, and the dotted line is what the law of the next section
+# allows a flawed model.*
 
 # %%
 figures.save(text_to_image.levels_figure(drawn), out, "levels")
-
-# %% [markdown]
-# *Mean level of the backdrop for each word with its 95 % interval over pictures: without guidance (left), with it (right).
-# Dashes are the data after the VAE, and the dotted line is what the law of the next section allows a flawed model.*
-
-# %%
 rows = [
     (drawn.titles[setting], name, *(measured(*drawn.level(name, setting, word), "+.3f") for word in words))
     for setting in settings
@@ -85,7 +84,8 @@ table(rows, ["guidance", "model", *words])
 
 # %%
 rows = [("data, after the VAE", *drawn.floor), ("law, flawed model", *drawn.law)]
-table(rows, {"level": "", **dict.fromkeys(words, "+.3f")})
+columns = {"level": "", **dict.fromkeys(words, "+.3f")}
+table(rows, columns)
 
 # %%
 vae, law = facts["vae"], facts["law"]
@@ -106,7 +106,9 @@ table(rows, {"": "", "value": ".4g"})
 # The audit of each pipeline, as `zsnr.audit` gives it:
 
 # %%
-table([(name, facts["audit"][name]["verdict"]) for name in models], ["model", "verdict of the audit"])
+audit = facts["audit"]
+rows = [(name, audit[name]["verdict"]) for name in models]
+table(rows, ["model", "verdict of the audit"])
 
 # %% [markdown]
 # ## From black to white, and the spread over all words

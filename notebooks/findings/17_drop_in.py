@@ -47,19 +47,15 @@ found = drop_in.measure(calls)
 
 # %%
 mine = "zsnr Heun, power"
+places = {"all": "over all directions", "std 8": "in the widest", "std 1/4": "in the narrowest"}
 for i in sorted({len(calls) // 2, len(calls) - 1}):
     parts = []
-    for direction, where in (
-        ("all", "over all directions"),
-        ("std 8", "in the widest"),
-        ("std 1/4", "in the narrowest"),
-    ):
-        value, name = found.nearest(direction, i, others=True)
-        parts.append(
-            f"{where} **{100 * found.worst(direction)[mine][i]:.2g} %**, against {100 * value:.2g} % by {name}"
-        )
+    for direction, place in places.items():
+        own, (other, name) = found.worst(direction)[mine][i], found.nearest(direction, i, others=True)
+        parts.append(f"{place} **{100 * own:.2g} %**, against {100 * other:.2g} % by {name}")
     say(
-        f'At {calls[i]} calls of the network, the largest error of the standard deviation by the drop-in\'s Heun (`levels="power"`), and by the '
+        f"At {calls[i]} calls of the network, the largest error of the standard deviation by the drop-in's Heun "
+        f'(`levels="power"`), and by the '
         f"nearest of diffusers' schedulers: {'; '.join(parts)}."
     )
 figures.save(drop_in_figures.errors(found), out, "errors")
@@ -77,8 +73,8 @@ figures.save(drop_in_figures.errors(found), out, "errors")
 
 # %%
 rows = []
-for change in ({"solver": "ddim"}, {"solver": "heun"}, {"solver": "rk2", "alpha": 0.5}, {"solver": "heun", "S_churn": 2.0},
-               {"solver": "heun", "levels": "power"}):  # fmt: skip
+for change in ({"solver": "ddim"}, {"solver": "heun"}, {"solver": "rk2", "alpha": 0.5},
+               {"solver": "heun", "S_churn": 2.0}, {"solver": "heun", "levels": "power"}):  # fmt: skip
     scheduler = ours(**change)
     scheduler.set_timesteps(4)
     times = [f"{t:.1f}" for t in scheduler.timesteps.tolist()]
@@ -106,7 +102,8 @@ table(rows, {"error of the std": "", "scheduler": "", **{f"{n} calls": ".3f" for
 # %%
 off = max(mean.max() for name, mean in found.mean.items() if name.startswith("zsnr"))
 say(
-    f"The drop-in's mean is off by at most {off:.4f} of the standard deviation, in all its forms and at all numbers of calls."
+    f"The drop-in's mean is off by at most {off:.4f} of the standard deviation, "
+    "in all its forms and at all numbers of calls."
 )
 
 # %% [markdown]
@@ -124,7 +121,8 @@ say(
 
 # %%
 churn = drop_in.churn(churned)
-table([(name, *values) for name, values in churn.items()], ["", *(f"std {s:g}" for s in STDS.tolist())])
+rows = [(name, *values) for name, values in churn.items()]
+table(rows, ["", *(f"std {s:g}" for s in STDS.tolist())])
 
 # %% [markdown]
 # Image-to-image begins in the middle of the grid, and its state must be at the level of the call that comes next. Here the pipeline is
@@ -132,7 +130,8 @@ table([(name, *values) for name, values in churn.items()], ["", *(f"std {s:g}" f
 
 # %%
 middle = drop_in.image_to_image()
-say(f"The two pictures differ by less than 1e-5: **{'yes' if middle < 1e-5 else 'no'}**.")
+same = "yes" if middle < 1e-5 else "no"
+say(f"The two pictures differ by less than 1e-5: **{same}**.")
 
 # %% [markdown]
 # ## EDM's networks in diffusers
@@ -145,7 +144,8 @@ pair = drop_in.edm_both_ways(sweep.model(ROOT / results / "edm/networks/edm.safe
 figures.save(drop_in_figures.both_ways(*pair), out, "edm_in_diffusers")
 correlation = torch.corrcoef(torch.stack([x.flatten() for x in pair]))[0, 1].item()
 say(
-    f"*The same network, from the same ten noises, one class of garment each. The correlation of the two rows is {correlation:.2f}.*"
+    "*The same network, from the same ten noises, one class of garment each. "
+    f"The correlation of the two rows is {correlation:.2f}.*"
 )
 
 # %% [markdown]
@@ -178,6 +178,7 @@ own, (other, _) = found.worst("all")[mine][-1], found.nearest("all", -1, others=
 (out / "metrics.json").write_text(json.dumps({"std_error_heun": float(own), "std_error_nearest_other": float(other)}))
 beaten = all(found.nearest("all", i)[1].startswith("zsnr") for i in range(len(calls)))
 say(
-    f"Over all directions, the drop-in is the nearest at {'every number' if beaten else 'not every number'} of calls. The largest deviation of the standard "
-    f"deviation under churn: {', '.join(f'{name} {100 * value:.1f} %' for name, value in deviation.items())}."
+    f"Over all directions, the drop-in is the nearest at {'every number' if beaten else 'not every number'} of calls. "
+    "The largest deviation of the standard deviation under churn: "
+    f"{', '.join(f'{name} {100 * value:.1f} %' for name, value in deviation.items())}."
 )

@@ -28,24 +28,19 @@ out_dir = ""
 # %%
 import json
 import math
-import tempfile
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 import zsnr
-from lab import ROOT
 from lab.measure import guiding
 from lab.measure.laws import autoguided, interval_share
-from lab.measure.metrics import interval
 from lab.report import figures
-from zsnr.finetune import loop
+from lab.report.finding import start
+from lab.studies import guidance, guidance_figures
+from zsnr.finetune.loop import generator
 
-torch.set_num_threads(1)
-figures.style()
-out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
+out, _ = start("18_guidance", out_dir)
 
 # %% [markdown]
 # ## The answer
@@ -56,50 +51,21 @@ out = ROOT / out_dir if out_dir else Path(tempfile.mkdtemp())
 # %%
 FLAWED, WORSE = 0.5, 1.0
 MODELS = {"exact": 0.0, "flawed": FLAWED}
-x = guiding.noises(repeats, each, loop.generator(18, 0))
+x = guiding.noises(repeats, each, generator(18, 0))
 grid = zsnr.power(steps)
 found = {name: guiding.sweep(flaw, WORSE, scales, x, grid, repeats) for name, flaw in MODELS.items()}
 real = guiding.measures(guiding.drawn(x), repeats)
-STYLES = dict(zip(guiding.METHODS, ("control", "base", "offset", "zsnr", "data"), strict=True))
-WHAT = {"shift": "mean level $-$ truth", "spread": "std of levels / truth", "saturated": "share of $|x| > 1.02$",
-        "off": "rms distance to asked"}  # fmt: skip
-TRUTH = {"shift": 0.0, "spread": 1.0, "off": guiding.TEXTURE}
-
 
 # %%
-def gain(model, what, than, cell):
-    """By how much less a (method, w) is off than another, and the 95 % interval over repeats, of the same noises."""
-    far, near = (np.abs(np.array(found[model][m][w][what]) - TRUTH[what]) for m, w in (than, cell))
-    return (far - near).mean(), interval(list(far - near))
-
-
-spread = {m.lower(): float(np.mean(points[scales[-1]]["spread"])) for m, points in found["exact"].items()}
-(out / "metrics.json").write_text(json.dumps({f"level_spread_{m}": spread[m] for m in ("cfg", "apg", "autoguidance")}))
 ours = ("CFG in (0.3, 3]", "APG", "autoguidance")
 for what, name in (("shift", "mean"), ("spread", "spread")):
-    cells = {(m, w): gain("exact", what, ("CFG", w), (m, w))[1] for m in ours for w in scales}
+    cells = {(m, w): guidance.gain(found["exact"], what, ("CFG", w), (m, w))[1] for m in ours for w in scales}
     nearer = [cell for cell, (low, _) in cells.items() if low > 0]
     farther = [cell for cell, (_, high) in cells.items() if high < 0]
     rest = [f"{m} at w = {w:g}" for m, w in cells if (m, w) not in nearer]
-    print(f"Of the exact model, the level's {name} is nearer to the truth than CFG's in {len(nearer)} of {len(cells)} cells, "
-          f"farther in {len(farther)}; not nearer: {', '.join(rest) or 'none'}.")  # fmt: skip
-
-# %%
-fig, axes = plt.subplots(2, 4, figsize=(7.2, 3.5), sharex=True, sharey="col")
-for row, (model, methods) in zip(axes, found.items(), strict=True):
-    for ax, (what, title) in zip(row, WHAT.items(), strict=True):
-        ax.axhline(np.mean(real[what]), color="0.5", lw=1, ls="--", label="real")
-        for method, points in methods.items():
-            values = np.array([points[w][what] for w in points])
-            low, high = np.array([interval(list(v)) for v in values]).T
-            colour = figures.COLOURS[STYLES[method]]
-            ax.plot(list(points), values.mean(1), "o-", ms=2.5, color=colour, label=method)
-            ax.fill_between(list(points), low, high, color=colour, alpha=0.2, lw=0)
-        ax.set(title=title if model == "exact" else "", xlabel="$w$" if model == "flawed" else "", xticks=[1, 3, 5, 7])
-    row[0].set_ylabel(f"{model} model")
-fig.tight_layout(w_pad=0.6)
-fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=6, loc="upper center", bbox_to_anchor=(0.5, 0.01), fontsize=7)
-figures.save(fig, out, "guidance")
+    print(f"Of the exact model, the level's {name} is nearer to the truth than CFG's in {len(nearer)} of {len(cells)} "
+          f"cells, farther in {len(farther)}; not nearer: {', '.join(rest) or 'none'}.")  # fmt: skip
+figures.save(guidance_figures.measures(found, real), out, "guidance")
 
 # %% [markdown]
 # *Means, and 95 % intervals over repeats; dashed, real pictures. Distance: root mean square to the nearest black disc without texture, so that real pictures have the texture's, and less is too smooth.*
@@ -107,17 +73,18 @@ figures.save(fig, out, "guidance")
 # ## The numbers, with intervals, and what the steps cost
 
 # %%
-print(f"{'w = ' + format(scales[-1], 'g'):26s}" + "".join(f"{what:>26s}" for what in WHAT))
+spread = {m.lower(): float(np.mean(points[scales[-1]]["spread"])) for m, points in found["exact"].items()}
+(out / "metrics.json").write_text(json.dumps({f"level_spread_{m}": spread[m] for m in ("cfg", "apg", "autoguidance")}))
+print(f"{'w = ' + format(scales[-1], 'g'):26s}" + "".join(f"{what:>26s}" for what in real))
 rows = {("", "real"): real} | {(name, "no guidance"): found[name]["CFG"][1.0] for name in MODELS}
 rows |= {(name, method): found[name][method][scales[-1]] for name in MODELS for method in guiding.METHODS}
 for (name, method), m in rows.items():
-    texts = [f"{np.mean(m[what]):.3f} [{interval(m[what])[0]:.3f}, {interval(m[what])[1]:.3f}]" for what in WHAT]
-    print(f"{name:7s}{method:19s}" + "".join(f"{text:>26s}" for text in texts))
+    print(f"{name:7s}{method:19s}" + "".join(f"{guidance.text(m[what]):>26s}" for what in real))
 
 # %%
 twice = guiding.sweep(FLAWED, WORSE, scales[-1:], x, zsnr.power(2 * steps), repeats)
 for method in guiding.METHODS:
-    pairs = [(np.mean(twice[method][scales[-1]][k]), np.mean(found["flawed"][method][scales[-1]][k])) for k in WHAT]
+    pairs = [(np.mean(twice[method][scales[-1]][k]), np.mean(found["flawed"][method][scales[-1]][k])) for k in real]
     print(f"{method:20s} at twice the steps, all four change by at most {max(abs(a - b) for a, b in pairs):.3f}")
 
 # %% [markdown]
@@ -129,12 +96,12 @@ for method in guiding.METHODS:
 # goes along the prediction, which is what APG takes away; an interval does not guide there yet; a worse model has the same mean.
 
 # %%
-start, right = torch.zeros(1, 1, guiding.SIZE, guiding.SIZE, dtype=torch.float64), math.pi / 2
-mean, nothing = (-guiding.Model().denoiser(*what)(start, right) for what in ((0, *guiding.BLACK), ()))
+state, right = torch.zeros(1, 1, guiding.SIZE, guiding.SIZE, dtype=torch.float64), math.pi / 2
+mean, nothing = (-guiding.Model().denoiser(*what)(state, right) for what in ((0, *guiding.BLACK), ()))
 cosine = torch.cosine_similarity((mean - nothing).flatten(), mean.flatten(), dim=0)
 print(f"cosine between the update and the prediction: {cosine:.3f}")
 for method in guiding.METHODS:
-    x0 = -guiding.asked(0.0, WORSE, method, scales[-1])(start, right)
+    x0 = -guiding.asked(0.0, WORSE, method, scales[-1])(state, right)
     print(f"{method:20s} level of the first x0, w = {scales[-1]:g}: {guiding.data.level(x0).item():7.3f}")
 
 # %% [markdown]
@@ -172,13 +139,7 @@ W, some = 3.0, slice(0, None, max(1, repeats * each // 16))
 rows = {"real": guiding.drawn(x)[some]}
 rows["no guidance"] = zsnr.heun(guiding.asked(FLAWED, WORSE, "CFG", 1.0), x[some], grid)
 rows |= {m: zsnr.heun(guiding.asked(FLAWED, WORSE, m, W), x[some], grid) for m in guiding.METHODS}
-fig, axes = plt.subplots(len(rows), 1, figsize=(5.6, 2.9))
-for ax, (name, pictures) in zip(axes, rows.items(), strict=True):
-    figures.pictures(ax, (pictures[:16] + 0.8) / 0.4, 16)
-    ax.text(-4, 9, name, ha="right", va="center", fontsize=7)
-axes[0].set_title(f"the flawed model at $w = {W:g}$")
-fig.subplots_adjust(hspace=0.05)
-figures.save(fig, out, "pictures")
+figures.save(guidance_figures.sheets(rows, f"the flawed model at $w = {W:g}$"), out, "pictures")
 
 # %% [markdown]
 # ## What to take from it
@@ -189,8 +150,9 @@ figures.save(fig, out, "pictures")
 # %%
 for what in ("spread", "off"):
     for method in guiding.METHODS:
-        w = min(scales, key=lambda w, m=method: abs(np.mean(found["flawed"][m][w][what]) - TRUTH[what]))
-        value, (low, high) = gain("flawed", what, ("CFG", 1.0), (method, w))
+        w = min(scales, key=lambda w, m=method: abs(np.mean(found["flawed"][m][w][what]) - guidance.TRUTH[what]))
+        value, (low, high) = guidance.gain(found["flawed"], what, ("CFG", 1.0), (method, w))
         print(
-            f"{what:7s}{method:20s} is nearest at w = {w:3g}; nearer than without guidance by {value:6.3f} [{low:.3f}, {high:.3f}]"
+            f"{what:7s}{method:20s} is nearest at w = {w:3g}; "
+            f"nearer than without guidance by {value:6.3f} [{low:.3f}, {high:.3f}]"
         )

@@ -51,24 +51,22 @@ SEEING, CLASS = "Frechet distance, class and level", "Frechet distance, class"
 gain = {name: study.gain(name) for name in MEASURES}
 scale = {kind: ", ".join(f"{w:g}" for w in dict.fromkeys(study.chosen(kind))) for kind in (NO_FIXES, ALL_FIXES)}
 say(
-    f"Over {study.seeds} seeds, each kind of model at its own guidance ($w$ = {scale[NO_FIXES]} without the fixes, {scale[ALL_FIXES]} with them), "
-    f"all fixes gain **{measured(*gain[SEEING], '.2f')}** of the Fréchet distance that sees class and level, and "
-    f"{measured(*gain[CLASS], '.2f')} of the one that sees the class alone (below zero is a loss). With the paper's $w = {PAPER:g}$ for both, "
-    f"all fixes gain {measured(*study.gain(SEEING, PAPER), '.2f')} of the former. "
+    f"Over {study.seeds} seeds, each kind of model at its own guidance ($w$ = {scale[NO_FIXES]} without the fixes, "
+    f"{scale[ALL_FIXES]} with them), all fixes gain **{measured(*gain[SEEING], '.2f')}** of the Fréchet distance that "
+    f"sees class and level, and {measured(*gain[CLASS], '.2f')} of the one that sees the class alone (below zero is a "
+    f"loss). With the paper's $w = {PAPER:g}$ for both, all fixes gain {measured(*study.gain(SEEING, PAPER), '.2f')} "
+    "of the former. "
     + "Without guidance there is nothing to rescale: there the fixed model has three of the four fixes. "
     * (set(study.chosen(ALL_FIXES)) == {1.0})
 )
 figures.save(draw.guidance(study), out, "guidance")
-
-# %% [markdown]
-# *Left and middle: Fréchet distance by the two judges; right: spread of the backdrops' levels. Intervals are over seeds; the dashed line and its band are
-# as many real pictures. At $w = 1$ both kinds with fixes are one.*
-
-# %%
 figures.save(draw.pictures(study, test.draw(16, generator(2, 1))[0]), out, "pictures")
 
 # %% [markdown]
-# *Pictures of the first seed from the same noises, at the scale shared by both kinds and at the paper's; real ones to the left.*
+# *Upper figure, left and middle: Fréchet distance by the two judges; right: spread of the backdrops' levels. Intervals are over seeds; the dashed line and its band are
+# as many real pictures. At $w = 1$ both kinds with fixes are one.*
+#
+# *Lower figure: pictures of the first seed from the same noises, at the scale shared by both kinds and at the paper's; real ones to the left.*
 #
 # ## What the judges see
 #
@@ -78,7 +76,8 @@ figures.save(draw.pictures(study, test.draw(16, generator(2, 1))[0]), out, "pict
 # %%
 right, narrow = study.results.facts["accuracy"], REAL.but(part="narrow")
 say(
-    f"The new judge names the class of {right['class']:.0%} of test pictures, and the tenth of [-1, 1] that their level lies in of {right['level']:.0%}."
+    f"The new judge names the class of {right['class']:.0%} of test pictures, and the tenth of [-1, 1] that their "
+    f"level lies in of {right['level']:.0%}."
 )
 apart = table3.gained(SEEING, *(study.values(cell, *MEASURES[SEEING]) for cell in (REAL, narrow)))
 claim.positive("Z-19", f"real pictures: {SEEING}, on levels drawn in less as they are", apart)
@@ -126,8 +125,9 @@ losses = {fix: study.lost(fix, SEEING) for fix in without(study.w, study.nfe)}
 sure = [fix.split(" (")[0] for fix, (_, (low, _)) in losses.items() if low > 0]
 harm = [fix.split(" (")[0] for fix, (_, (_, high)) in losses.items() if high < 0]
 say(
-    f"At $w = {study.w:g}$ the distance that sees class and level is larger, beyond the spread of the seeds, without: {', '.join(sure) or 'none of them'}; "
-    f"smaller without: {', '.join(harm) or 'none of them'} ({len(losses)} intervals, not corrected for their number)."
+    f"At $w = {study.w:g}$ the distance that sees class and level is larger, beyond the spread of the seeds, without: "
+    f"{', '.join(sure) or 'none of them'}; smaller without: {', '.join(harm) or 'none of them'} "
+    f"({len(losses)} intervals, not corrected for their number)."
 )
 figures.save(draw.ablation(study), out, "ablation")
 
@@ -141,18 +141,23 @@ figures.save(draw.ablation(study), out, "ablation")
 # are clamped.
 
 # %%
-first, last = (f(study.strengths[PAPER]) for f in (min, max))
-plain = study.excess("contrast", last)
+strengths = study.strengths[PAPER]
+first, last = min(strengths), max(strengths)
+plain, spread = study.excess("contrast", last), study.spread(strengths[last])
 say(
-    f"At the paper's $w = {PAPER:g}$, {measured(*(study.single(study.strengths[PAPER][first], 'saturated')), '.1%')} of the values are over-exposed "
-    f"at $\\phi = {first:g}$, and {study.natural('saturated')[0]:.1%} in real pictures. At $\\phi = {last:g}$ the contrast less that of real pictures is {measured(*plain)}, and the levels "
-    f"spread {measured(*study.spread(study.strengths[PAPER][last]), '.2f')} times as widely as the data's. Contrast is nearest to real at "
-    f"$\\phi = {study.nearest('contrast'):g}$, and the distance least at {study.nearest('distance'):g} (paper: 0.5 to 0.75, by eye)."
+    f"At the paper's $w = {PAPER:g}$, {measured(*study.single(strengths[first], 'saturated'), '.1%')} of the values "
+    f"are over-exposed at $\\phi = {first:g}$, and {study.natural('saturated')[0]:.1%} in real pictures. "
+    f"At $\\phi = {last:g}$ the contrast less that of real pictures is {measured(*plain)}, and the levels spread "
+    f"{measured(*spread, '.2f')} times as widely as the data's. Contrast is nearest to real at "
+    f"$\\phi = {study.nearest('contrast'):g}$, and the distance least at {study.nearest('distance'):g} "
+    "(paper: 0.5 to 0.75, by eye)."
 )
 figures.save(draw.figure6(study), out, "figure6")
 
 # %% [markdown]
 # *Mean over pictures, with intervals over them; dashed, real pictures.*
+#
+# ## Verdict
 
 # %%
 w_is = f"w = {PAPER:g}"
@@ -160,13 +165,7 @@ note = "one model; intervals over pictures"
 value, span = study.by_guidance("saturated", first)
 claim("Z-17", f"{w_is}: over-exposed share, phi = 0 less no guidance", value, interval=span, at_least=0.0, note=note)
 claim("Z-17", f"{w_is}: contrast, phi = 1 less real pictures'", plain[0], interval=plain[1], at_most=0.0, note=note)
-value, span = study.spread(study.strengths[PAPER][last])
-claim("Z-17", f"{w_is}: level std / data's at phi = 1", value, interval=span, at_most=1.0, note=note)
+claim("Z-17", f"{w_is}: level std / data's at phi = 1", spread[0], interval=spread[1], at_most=1.0, note=note)
 for name, what in (("contrast", "contrast nearest to real"), ("distance", "least distance, class and level")):
     claim("Z-17", f"{w_is}: phi of {what}", study.nearest(name), at_least=0.5, at_most=0.75, note="no interval")
-
-# %% [markdown]
-# ## Verdict
-
-# %%
 claim.verdict()
