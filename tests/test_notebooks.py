@@ -86,4 +86,5 @@ def test_a_finding_is_read_and_not_scrolled(source):
     assert len(steps) <= 12
     assert [n for n in steps if not 3 <= n <= 15] == []
     assert statistics.median(lines) <= 12
+    assert max(lines) <= 25
     assert told >= coded / 3
