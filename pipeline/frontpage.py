@@ -63,8 +63,8 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     yield (
         flawed[1][1] < fixed[1][0] and gain[1][0] > 0,
         f"**Zero terminal SNR brings dark and bright pictures back.** Without guidance, the brightness of backdrops "
-        f"spreads {number(*fixed)} times as wide as in the data with the fixed model, and less by {number(*gain)} with "
-        f"the flawed one, by the same sampler (Heun, {long} calls, from the last step on). With the usual one "
+        f"spreads {number(*fixed)} times as wide as in the data with the fixed model, and {number(*gain)} narrower "
+        f"with the flawed one, by the same sampler (Heun, {long} calls, from the last step on). With the usual one "
         f"(DDIM, {short} steps, from an earlier step on) the flawed model has {number(*flawed)}. "
         "([finding 3](notebooks/findings/03_offset_noise.ipynb))",
     )
@@ -82,9 +82,9 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     worse = -distance[0], (-distance[1][1], -distance[1][0])
     yield (
         rescaled[1][0] > trailing[1][1] > trailing[1][0] > 0 and x0[1][1] < rescaled[1][0] and worse[1][0] > 0,
-        f"**Of the fixes, the schedule matters most for brightness.** Without guidance, all together widen that spread "
-        f"by {number(*every)}. Without zero terminal SNR, {number(*rescaled)} is lost, without trailing steps "
-        f"{number(*trailing)}. If the network predicts x0 instead of v, {number(*x0)} is lost, "
+        f"**Of the fixes, the schedule matters most for brightness.** Without guidance (DDIM, {short} steps), all "
+        f"together widen that spread by {number(*every)}. Left out alone, zero terminal SNR costs {number(*rescaled)}, "
+        f"trailing steps {number(*trailing)}. If the network predicts x0 instead of v, {number(*x0)} is lost, "
         f"and the Fréchet distance to the data grows by {number(*worse)}. "
         "([finding 14](notebooks/findings/14_finetuning.ipynb))",
     )
@@ -115,9 +115,9 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     undecided = max(same[1][0], strong[1][0]) < 0 < min(same[1][1], strong[1][1])
     yield (
         min(fixes[1][0], churn[1][0], harm[1][0]) > 0 and undecided and fixed_w == {1.0} and not others,
-        "**Both gains in image quality are seen, within limits.** In a Fréchet distance that sees brightness, the "
-        f"fixes of Lin et al. gain {number(*fixes)} at each model's best guidance (none with the fixes, w = "
-        f"{flawed_w:g} without). One w for both decides nothing: {number(*same)} at {flawed_w:g}, "
+        "**Both papers' gains in image quality are seen, within limits.** In a Fréchet distance that sees brightness, "
+        f"the fixes of Lin et al. gain {number(*fixes)} at each model's best guidance (w = 1, none, with the fixes, "
+        f"w = {flawed_w:g} without). With one w for both it is undecided: {number(*same)} at {flawed_w:g}, "
         f"{number(*strong)} at 7.5 ([finding 20](notebooks/findings/20_table3.ipynb)). On digits of a "
         "known distribution, EDM's churn (fresh noise while sampling) lowers the energy distance by "
         f"{number(*churn)} thousandths for networks trained the original way, and raises it by {number(*harm)} for "
@@ -129,8 +129,8 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
     where = [str(int(name[:2])) for name in sorted(names)]
     yield (
         all(against.values()),
-        f"**Some claims are contradicted.** For exact denoisers: {'; '.join(against['exact'])}. For our small "
-        f"networks: {'; '.join(against['trained'])}. (findings {', '.join(where)})",
+        f"**Some claims are contradicted, in part or whole.** For exact denoisers: {'; '.join(against['exact'])}. For "
+        f"our small networks: {'; '.join(against['trained'])}. (findings {', '.join(where)})",
     )
 
 

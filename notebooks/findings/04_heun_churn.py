@@ -14,7 +14,7 @@
 # much of it loses detail and shifts colours. Networks that were trained the original way gain from it, EDM's own on CIFAR-10 lose. A trained denoiser
 # removes slightly too much noise, which $S_\text{noise}$ slightly above 1 makes up for.
 #
-# **What would refute it.** Churn changes the statistics of an exact denoiser's pictures by more than E-37's band; or networks that were trained the original way do not gain
+# **What would refute it.** Churn changes the statistics of an exact denoiser's pictures by more than 2 %; or networks that were trained the original way do not gain
 # from it; or trained networks remove no more variance than an exact denoiser does.
 
 # %% tags=["parameters"]
@@ -45,17 +45,17 @@ grid = churn.whole_grid(churn.STDS)
 gain, strongest, excess = networks.vp_gain("original"), networks.most_gain("original"), removed["original"].too_much
 say(
     f"What churn gains in Fréchet distance (below 0 it does harm): **{measured(*gain, '.2f')}** for the network that was trained the original "
-    f"way, at the paper's setting for CIFAR-10 VP, and **{measured(*strongest, '.2f')}** at the strongest one; for EDM's own network "
-    f"{measured(*networks.most_gain('edm'), '.2f')} at the strongest. With an exact denoiser of Gaussian data the most churn "
-    f"that Algorithm 2 allows changes the std of the pictures by at most {(grid['zsnr, Heun'] - 1).abs().max():.1%}. The noise that the "
-    f"original network removes too much at the middle levels: {measured(100 * excess[0], [100 * x for x in excess[1]], '.2f')} %."
+    f"way, at the paper's setting for CIFAR-10 VP, and **{measured(*strongest, '.2f')}** at the most churn; for EDM's own network "
+    f"{measured(*networks.most_gain('edm'), '.2f')} at the most. With an exact denoiser of Gaussian data the most churn "
+    f"that Algorithm 2 allows changes the std of the pictures by at most {(grid['zsnr, Heun'] - 1).abs().max():.1%}. At levels in "
+    f"[.05, 1] the original network removes {measured(100 * excess[0], [100 * x for x in excess[1]], '.2f')} % more noise than it should."
 )
 figures.save(churn_figures.frechet(networks), out, "frechet")
 
 # %% [markdown]
-# *Fréchet distance of three small networks against the amount of churn; lower is better. Bars are 95 % jackknife intervals. Noise is replaced at all
-# levels (red circles) or only within one of the ranges of the paper's Table 5. Hollow marks have $S_\text{noise} = 1.007$, full ones 1. The two settings of Table 5 that have 1.003 are in the
-# table below.*
+# *Fréchet distance of three small networks against the amount of churn; lower is better. Bars are 95 % jackknife intervals; differences are paired, and sharper than the bars.
+# Noise is replaced at all levels (red circles) or within a range of the paper's Table 5; marks side by side share one $S_\text{churn}$. Hollow marks have $S_\text{noise} = 1.007$; the two settings of
+# Table 5 with 1.003 are in the table under* Trained networks. *There it is also said which results are clear.*
 #
 # ## Algorithm 2's amount of noise
 #
@@ -91,7 +91,7 @@ say(f"The error is of order {min(orders):.2f} to {max(orders):.2f}; at steps of 
 # ## E-37: churn with an exact denoiser
 #
 # *At one level*, again and again: raise $\sigma$ by $1 + \gamma$, and come back along the ODE. With an exact way back, the standard deviation (std)
-# settles at the data's times $S_\text{noise}$; one Heun step leaves a little more, where the signal's variance is near the noise's. *Over the whole
+# of the state settles at $S_\text{noise}$ times the right one; one Heun step leaves a little more, where the signal's variance is near the noise's. *Over the whole
 # grid*: $N = 256$, every step at the clamp. Beside it stand first-order steps, a start from exactly zero SNR, and diffusers' two Euler schedulers,
 # which add the noise after the network saw the state without it. The figure is with E-42 below.
 
@@ -153,9 +153,9 @@ figures.save(churn_figures.exact(grid, compared.errors), out, "exact")
 # ## Trained networks: is churn of use?
 #
 # The first figure has three small networks: *original*, trained with VP's preconditioning and loss; *edm*, with EDM's; *short*, the same but stopped
-# early (all by Muon, where the paper takes Adam). One setting is the paper's for CIFAR-10 VP (Table 5), with its
-# $\gamma = S_\text{churn} / N$, range and $S_\text{noise}$, and not tuned here. Differences are taken picture by picture, from the same noises. These networks leave most of it open: what decides
-# is [finding 19](19_churn_known_truth.ipynb), where the law of the data is known.
+# early (all by Muon, where the paper takes Adam). The hollow triangle left of the middle is the paper's setting for CIFAR-10 VP (Table 5), with
+# its $\gamma = S_\text{churn} / N$, range and $S_\text{noise}$, not tuned here. Differences are taken picture by picture, from the same noises. Only the gain at the most churn is clear: what decides
+# whether churn harms EDM's network, and whether a network removes too much noise, is [finding 19](19_churn_known_truth.ipynb), where the law of the data is known.
 
 # %%
 scale = f"{networks.pictures} pictures, N = {networks.N}, networks of this project's size"
@@ -191,7 +191,7 @@ claim("E-34", what, **of(networks.optimum()), at_least=low, at_most=high, note=n
 #
 # $$c = \frac{E\langle x - y, x - D\rangle}{E|x - D|^2} = \frac{r + 1 - e / \sigma^2}{2 r}$$
 #
-# is the share of what the network removes that really is noise. It is 1 for every posterior mean. At $c < 1$ the network removes $1/c$ times too much,
+# is the share of what the network removes that really is noise. It is 1 for every posterior mean. At $c < 1$ the network removes $1/c$ times what it should,
 # and in Langevin's limit $S_\text{noise} = c^{-1/2}$ makes up for it. Both are checked on a Gaussian denoiser that is off by 1.4 %. Other errors of a
 # trained network lower $c$ as well, so its $c^{-1/2}$ holds only if all of its error were such a factor.
 #
@@ -228,8 +228,9 @@ figures.save(churn_figures.network(networks), out, "network")
 #
 # ## Figure 14: churn at one level, and the verdict
 #
-# *Below, first: $D$ of two held-out pictures at each level (rows) after the iterations above each column; the paper's go on to 10,000. Then: the
-# original network; the lower row is what $S_\text{noise} = 1.007$ adds, with 95 % intervals over pictures. Beyond the range means $|D| > 1.02$.*
+# *Below, first: $D$ of two held-out pictures at each level (rows) after the iterations above each column; the paper's go on to 10,000. Then, of
+# the original network, means over pictures; contrast and detail are over their first values. The upper row's intervals, of many times the lower row's width, are not drawn. The lower row is
+# what $S_\text{noise} = 1.007$ adds, with 95 % intervals over pictures. Beyond the range means $|D| > 1.02$.*
 #
 # In the table *direction* means that only the sign can be checked at this scale, and that it is as claimed. A check *beside* decides nothing.
 
