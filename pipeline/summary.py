@@ -159,6 +159,7 @@ def metrics(findings: Path) -> dict[str, dict[str, float]]:
 
     Raises:
         KeyError: a finding has no such check.
+        ValueError: a finding has both.
     """
     found = {}
     for finding, names in METRICS.items():
@@ -169,6 +170,8 @@ def metrics(findings: Path) -> dict[str, dict[str, float]]:
                 raise KeyError(f"{path} has no number {check}: name another for {name} in pipeline/summary.py")
         found[finding] = {name: float(checks[check]) for name, check in names.items()}
     for path in findings.glob("*/metrics.json"):
+        if path.parent.name in METRICS:
+            raise ValueError(f"{path.parent.name} writes metrics.json and is in METRICS: take it out of one of them")
         found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
     audited = json.loads((findings / "15_audit/findings.json").read_text(encoding="utf-8")).values()
     found["15_audit"] = {"audited": len(audited), "faulty": sum(not one["ok"] for one in audited)}

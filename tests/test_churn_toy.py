@@ -10,8 +10,8 @@ from lab.measure import known_truth as truth
 from lab.measure.store import Results, Row
 from lab.models import toy
 from lab.models.edm_training import EDMRecipe, fit
-from lab.studies import churn
-from lab.studies.churn_toy import NAMES, Toys
+from lab.studies import churn, churn_toy
+from lab.studies.churn_toy import NAMES, OUTSIDE, Toys
 from zsnr import edm
 from zsnr.denoisers import Gaussian
 from zsnr.finetune.loop import generator
@@ -163,3 +163,133 @@ def test_the_least_is_judged_by_the_other_seeds():
     assert toys.less_the_least("ring", "edm", truth.NONE, among).mean() == pytest.approx(0, abs=0.2)
     rows[0].measures["energy"] += 1.0
     assert toys.gain("ring", "edm", among[0])[0] > 900
+
+
+def churned(data, training, setting, energies):
+    """Rows of one setting, a seed each."""
+    columns = {"study": "churn", "data": data, "training": training, "N": 8, "excess": 0.0, **setting._asdict()}
+    return [Row(columns | {"seed": seed}, {"energy": energy / 1000}) for seed, energy in enumerate(energies)]
+
+
+def in_place(data, training, sigma, S_noise, *energies):
+    """Rows of churn at one level, a seed each, kept every tenth of 50 iterations or fewer."""
+    columns = {"study": "in_place", "data": data, "training": training, "sigma": sigma, "S_noise": S_noise}
+    return [
+        Row(columns | {"seed": seed}, {"energy": [e / 1000 for e in energy], "iterations": 50})
+        for seed, energy in enumerate(energies)
+    ]
+
+
+def by_noise(of):
+    """Of three seeds without churn 10, 20 and 30, and at each S_noise less by what `of` says."""
+    plain = np.array([10.0, 20.0, 30.0])
+    rows = churned("ring", "edm", truth.NONE, plain)
+    for S_noise in (1.007, 1.0, 1.01):  # in no order
+        rows += churned("ring", "edm", truth.VP._replace(S_noise=S_noise), plain - of[S_noise])
+    rows += churned("ring", "edm", truth.PRETRAINED, plain - 99)  # another setting, of S_noise = 1.003
+    return Toys(Results(rows)).noise("ring", "edm")
+
+
+def test_the_gain_by_S_noise_is_that_of_one_setting_and_what_is_added_is_paired():
+    """Gains of 1 to 9 differ much between the seeds; what 1.007 adds, 1 +- .1, does not."""
+    first = np.array([1.0, 5.0, 9.0])
+    found = by_noise({1.0: first, 1.007: first + np.array([0.9, 1.0, 1.1]), 1.01: first - 2})
+    assert list(found) == [1.0, 1.007, 1.01]
+    assert found[1.007] == pytest.approx([1.9, 6.0, 10.1])
+    every = {("ring", "edm"): found, ("digits", "edm"): {S: 0 * gain for S, gain in found.items()}}
+    shown = churn_toy.noise_table(every)
+    assert shown.columns == ("data", "training", "gain at S_noise = 1", "1.007 adds", "1.01 adds")
+    assert shown.rows[0] == ("ring", "edm", "5.000 [-4.937, 14.937]", "1.000 [0.752, 1.248]", "-2.000 [-2.000, -2.000]")
+    note = churn_toy.noise_note(every)
+    assert "are 1.007, 1, 1.01 (ring edm); 1, 1.007, 1.01 (digits edm)." in note
+    assert "above 0 for ring edm; below 0 for none; undecided for digits edm." in note
+    assert "in none of 2 cases" in note
+    sure = np.array([1.0, 1.1, 0.9])
+    note = churn_toy.noise_note({("ring", "edm"): by_noise({1.0: sure, 1.007: -sure, 1.01: 2 * sure})})
+    assert "are 1.01, 1, 1.007 (ring edm)" in note
+    assert "above 0 for none; below 0 for ring edm; undecided for none" in note
+    assert "in all 1 cases" in note
+
+
+def test_outside_the_law_is_farther_from_it_than_its_samples_are_apart(ring):
+    """(2a - b - w) / w > 1 needs a > w, and a / w is at least half of it and a half."""
+    judge = truth.Judge(ring, 500)
+    for scale, shift in ((0.0, 4.0), (1.0, 1.0), (3.0, 0.0), (5.0, 9.0)):
+        x = scale * ring.draw(300, generator(1, 0))[0] + shift
+        energy, apart = judge.energy(x), (torch.cdist(x.flatten(1), judge.real).mean() / judge.within).item()
+        assert apart >= (energy + 1) / 2 - 1e-4
+        assert energy * 1000 <= OUTSIDE or apart > 1
+
+
+def beside(edm, exact):
+    """Networks of two seeds at sigma .1 on the digits: original ones stay, others and the exact one are given."""
+    rows = in_place("digits", "original", 0.1, 1.0, [0, 5, 3], [0, 6, 7]) + in_place("digits", "edm", 0.1, 1.0, *edm)
+    rows += [row for t in ("original", "edm") for row in in_place("digits", t, 0.1, 1.007, [0, 0, 4], [0, 0, 8])]
+    return Toys(Results(rows + in_place("digits", "exact", 0.1, 1.0, exact)))
+
+
+def test_it_is_said_which_networks_diverge_in_place():
+    toys = beside([[0, 50, 3000], [0, 90, 5000]], [-1, 2, 0])
+    note = churn_toy.in_place_note(toys, "digits", 0.1)
+    assert "**Digits, σ = 0.1**, 20 iterations." in note
+    original, edm, exact = note.split("Of the networks ")[1], *note.split("Of the networks ")[2].split("The exact ")
+    assert "**none of 2** leave the law: the mean distance goes from 0 to 5, and to 6 with" in original
+    assert "**all 2** diverge: the mean distance goes from 0 to 4e+03, and to 6 with" in edm
+    assert "ends at 3e+03 to 5e+03, and it rises from each kept time to the next in all 2" in edm
+    assert "at least about 2.5 times as far" in edm  # (4 + 1) / 2
+    assert exact == "denoiser does not leave it: its distance is between -1.00 and 2.00."
+    note = churn_toy.in_place_note(beside([[0, 50, 30], [0, 9000, 5000]], [0, 1, 2000]), "digits", 0.1)
+    assert "**1 of 2** diverge" in note
+    assert "to the next in none of 2" in note
+    assert "The exact denoiser diverges, too" in note
+
+
+def test_a_planted_turn_is_judged_by_what_the_exact_denoiser_does_itself():
+    """It changes by 2 at most; the turn's rise is its own less that one's."""
+
+    def toys(*turned):
+        return Toys(
+            Results(in_place("ring", "exact", 2.0, 1.0, [1, 3, 2, 0]) + in_place("ring", "turning", 2.0, 1.0, turned))
+        )
+
+    much, some, none = toys(5, 10, 9, 11), toys(5, 10, 9, 5), toys(5, 6, 4, 6)
+    assert much.moved(2.0) == pytest.approx(2)
+    assert much.turned(2.0) == pytest.approx([3, 3, 7])
+    note = churn_toy.turned_note(much, 2.0)
+    assert (
+        "**σ = 2: the planted turn raises the distance.** After 10, 20, 30 iterations it has added 3.00, 3.00, 7.00."
+        in note
+    )
+    assert "above 0 at all 3 times, and above 2.00, the largest change" in note
+    assert "at all 3. From one time to the next it grows in 1 of 2." in note
+    assert "raises the distance at some times only.**" in churn_toy.turned_note(some, 2.0)
+    note = churn_toy.turned_note(none, 2.0)
+    assert "adds no more than the exact denoiser changes.**" in note
+    assert "above 0 at 1 of 3 times" in note
+    assert "distance, at none of 3" in note
+
+
+@pytest.mark.parametrize(
+    ("q", "errs", "ends"),
+    [
+        (-0.4, "**too little** noise", "MLPs that leave noise"),
+        (0.01, "**too much** noise", "the premise of both claims is met here."),
+        (0.0, "**neither clearly too much nor clearly too little** noise", "it is open whether"),
+    ],
+)
+def test_the_limit_of_the_verdicts_follows_the_noise_that_is_removed(q, errs, ends, monkeypatch):
+    near = np.array([-1e-3, 0.0, 1e-3])
+    monkeypatch.setattr(Toys, "too_much", lambda self, data, training: (near + q, near + q + 0.1))
+    monkeypatch.setattr(Toys, "at", lambda self, data, training, setting, measure: near - 3)
+    pictures = dict.fromkeys(("original", "edm", "short"), (0.002, (0.001, 0.003)))
+    verdicts = {"E-37": "contradicted", "E-38": "direction"}
+    note = churn_toy.limit_note(Toys(Results([])), pictures, verdicts)
+    assert "**A limit of E-37 (contradicted) and E-38 (direction) on trained networks.**" in note
+    assert errs in note
+    assert f"a mean over [.05, 1], is {100 * q:.1f} [" in note
+    assert ends in note
+    assert "0.20 [0.10, 0.30] % (original), 0.20 [0.10, 0.30] % (edm)." in note
+    assert f"Of the MLPs it is {100 * q + 10:.2f} [" in note
+    assert ", both farther from 0 than theirs." in note
+    far = dict.fromkeys(pictures, (-0.5, (-0.6, -0.4)))
+    assert ", not both farther from 0 than theirs." in churn_toy.limit_note(Toys(Results([])), far, verdicts)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zsnr
-from lab.studies import leak
+from lab.studies import leak, leak_models
 
 
 def test_the_denoiser_of_the_law_is_the_gaussians():
@@ -38,3 +38,15 @@ def test_uniform_levels_come_back_uniform_from_their_own_marginal():
 def test_the_slope_of_a_line():
     x = np.array([0.0, 1.0, 4.0])
     assert leak.slope(x, 3 - 2 * x) == pytest.approx(-2)
+
+
+def test_the_flawed_models_are_those_that_the_law_of_iid_noise_is_for():
+    assert leak_models.on_flawed(["base", "control", "offset", "zsnr"]) == ("base", "control")
+
+
+def test_the_errors_of_the_law_and_of_its_rival_along_all_axes_and_along_the_constant_image():
+    z = torch.tensor([[-1.0, -3.0], [1.0, 3.0]], dtype=torch.float64) / math.sqrt(2)  # stds of 1 and 3
+    laws = {"base": torch.tensor([0.6, 1.5], dtype=torch.float64)}
+    found = leak_models.Directions({"base": z}, laws, torch.tensor([1.25, 2.0], dtype=torch.float64), ("base",))
+    assert found.errors("base", axes=slice(1)) == pytest.approx((0.2, 0.2))  # 0.8 against 0.6 and 1
+    assert found.errors("base") == pytest.approx((math.sqrt(0.02), math.sqrt((0.04 + 0.25) / 2)))

@@ -94,6 +94,13 @@ def test_the_best_rho_and_its_interval():
     assert rho_pictures.at(0.01, [1.0, 0.1, 0.001], [10.0, 1.0, 0.1]) == pytest.approx(10**-0.5)
 
 
+def test_the_best_rho_for_inversion_falls_with_the_variance_of_the_data():
+    """Large variances are decided at high levels, where a small rho has its short steps."""
+    found = list(rho_pictures.by_variance(18, (0.25, 1.0, 16.0)).values())
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 3 > found[-1]
+
+
 def test_what_is_compared_of_the_trained_network():
     trained = Trained(
         {1: 9.0, 2: 7.0, 5: 5.05, 10: 5.2, 20: 5.0},

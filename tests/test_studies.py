@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import zsnr
+from lab.measure.evaluation import Cell
 from lab.measure.store import Row
 from lab.studies import first_step, guidance, loss_weights, offset_noise, sample_steps, terminal_snr
 
@@ -119,12 +120,19 @@ def test_a_method_that_is_nearer_to_the_truth_gains():
     assert guidance.text([1.0, 3.0]).startswith("2.000 [")
 
 
-@pytest.mark.parametrize(("white", "hidden"), [(0.3, False), (0.8, True)])
-def test_where_the_flawed_model_is_the_nearer_one_it_is_said(white, hidden):
-    flawed, fixed = ([Row({}, {}, {"level": torch.tensor([x])}) for x in pair] for pair in ((-0.8, white), (-0.6, 0.8)))
-    levels, remark = offset_noise.answers(flawed, fixed)
-    assert levels == pytest.approx([-0.8, white, -0.6, 0.8])
-    assert bool(remark) is hidden
+def test_levels_of_what_was_asked_for_are_means_by_word():
+    cell = Cell("control", "trailing", nfe=25)
+    made = {"black": [-0.5, -0.7], "white": [0.2, 0.4]}
+    rows = {cell.but(prompt=word): Row({}, {}, {"level": torch.tensor(x)}) for word, x in made.items()}
+    assert offset_noise.answered(rows, cell) == pytest.approx([-0.6, 0.3])
+
+
+@pytest.mark.parametrize(("white", "said"), [(0.3, False), (0.8, True)])
+def test_where_guidance_hides_the_flaw_it_is_said(white, said):
+    """By the level that is farther from its truth, -0.8 or 0.8."""
+    remark = offset_noise.hidden([-0.5, 0.4], [-0.8, white])
+    assert bool(remark) is said
+    assert not said or f"{white:.2f}" in remark
 
 
 def test_the_change_at_T_is_over_that_at_the_second_step():

@@ -86,6 +86,13 @@ def test_a_check_that_was_renamed_is_named(monkeypatch):
         summary.metrics(FULL / "findings")
 
 
+def test_a_finding_has_one_source_of_metrics(monkeypatch):
+    written = sorted((FULL / "findings").glob("*/metrics.json"))[0].parent.name
+    monkeypatch.setattr(summary, "METRICS", {written: {}})
+    with pytest.raises(ValueError, match=f"{written} writes metrics.json and is in METRICS: take it out of one"):
+        summary.metrics(FULL / "findings")
+
+
 def test_a_training_that_has_not_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no zsnr/train/history\.json in .*make repro"):
         summary.trainings(tmp_path)

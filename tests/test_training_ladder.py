@@ -115,3 +115,24 @@ def test_transforms_move_a_picture_and_flips_are_exact():
     assert not x_flip.equal(one)
     assert y_flip.flip(-2).equal(one)
     assert not any(x.allclose(one, atol=0.05) for x in others)
+
+
+def with_pictures(kept, frechet):
+    """A rung of one pixel a picture, kept of its first seed."""
+    tensors = [{"pictures": torch.tensor(kept).half().view(-1, 1, 1, 1)}] + [{}] * (len(frechet) - 1)
+    return [Row({"seed": i}, {"frechet": x, "energy": x / 2}, tensors[i]) for i, x in enumerate(frechet)]
+
+
+def test_pictures_far_outside_the_data_are_counted_and_what_they_add_is_told():
+    names = dict.fromkeys(("A", "B", "C", "D", "E", "F"), with_pictures([1.0, -2.0], [1.0, 2.0]))
+    names[training_ladder.VE] = with_pictures([1.0, -2.0, 3.0, -8.0], [0.5, 4.0])
+    found = training_ladder.Ladder(names, Row({}), {})
+    assert found.far(training_ladder.VE, 2.4) == (2, 4, 8.0, 78 / 4, 2.5)
+    assert found.far("A", 2.4) == (0, 2, 2.0, 2.5, 2.5)
+    assert found.uneven(training_ladder.VE, "frechet") == 8
+    text = training_ladder.why_uneven(found, torch.tensor([1.0, -2.0]).view(-1, 1, 1, 1))
+    assert "up to 2, 2 and 8, those of C to F by 2.0 at most" in text
+    assert "Of the 4 that are kept of seed 0, 0 of A's, 0 of B's and 2 of VE's" in text
+    assert "go up to 8.0, where these end at 2.0" in text
+    assert "is 19.5 on average, without these 2 it is 2.5, and real pictures have 2.5" in text
+    assert "those of seeds 1, 1, 1" in text

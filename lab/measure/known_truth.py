@@ -77,7 +77,9 @@ class Judge:
     def energy(self, x: Tensor) -> float:
         """The energy distance of (n, ...) samples; around 0, on both sides of it, for samples of the law."""
         x = x.flatten(1)
-        return ((2 * torch.cdist(x, self.real).double().mean() - _within(x) - self.within) / self.within).item()
+        return (
+            (2 * torch.cdist(x, self.real).mean(dtype=torch.float64) - _within(x) - self.within) / self.within
+        ).item()
 
     def detail(self, x: Tensor) -> float:
         """Mean log density less that of the law's samples, per dimension: above 0 where detail is lost."""
@@ -93,8 +95,9 @@ class Judge:
 
 def _within(x: Tensor) -> Tensor:
     """Mean distance of two different samples."""
-    distances = torch.cdist(x, x).double()
-    return (distances.sum() - distances.diagonal().sum()) / (len(x) * (len(x) - 1))
+    distances = torch.cdist(x, x)
+    others = distances.sum(dtype=torch.float64) - distances.diagonal().sum(dtype=torch.float64)
+    return others / (len(x) * (len(x) - 1))
 
 
 def noisy(y: Tensor, sigma: float, g: Generator) -> tuple[Tensor, float]:

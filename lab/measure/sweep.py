@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lab.measure.known_truth import NONE, TABLE5, VE, Setting
+from lab.measure.saturation import BEYOND
 from lab.models.network import load
 from zsnr import edm
 from zsnr.denoisers import Denoiser
@@ -29,6 +30,7 @@ TABLE5_RANGES = {
 }
 """[S_tmin, S_tmax]: all there is, and the three of EDM's Table 5."""
 S_NOISE = (1.0, 1.007)
+"""Without, and with more fresh noise than was removed: CIFAR-10's value in Table 5."""
 
 
 def churns(amounts: Sequence[float], steps: int) -> list[Setting]:
@@ -86,8 +88,8 @@ def detail(x: Tensor) -> Tensor:
 
 
 def saturated(x: Tensor) -> Tensor:
-    """(N,) share of the pixels beyond the data's range by .02."""
-    return (x.abs() > 1.02).double().flatten(1).mean(1)
+    """(N,) share of the pixels beyond the data's range, as `lab.measure.saturation` counts them."""
+    return (x.abs() > BEYOND).double().flatten(1).mean(1)
 
 
 MEASURES = (contrast, detail, saturated)

@@ -17,10 +17,10 @@ from lab.report.claims import VERDICTS
 from lab.report.wording import words
 
 MEANING = {
-    "reproduced": "what the paper says came out, within a band that was stated before the measurement",
+    "reproduced": "what the paper says came out, within its band",
     "direction": "only the sign of an effect, or the order of two results, can be checked at this small scale, and it "
     "is as the paper says",
-    "arithmetic": "the paper's own numbers, put together, give what it says; nothing was trained or sampled",
+    "arithmetic": "the paper's own numbers, put together, give what it says; no network has a part",
     "contradicted": "the value, with the whole of its interval, lies outside the band",
     "inconclusive": "the interval lies across an edge of the band, so these data do not decide",
     "pending": "not measured yet",
@@ -153,10 +153,10 @@ def to_markdown(rows: Sequence[Row], folder: Path, profile: str = "full") -> str
     parts += [legend()]
     parts += [
         "One *primary* check decides a claim: on exact denoisers, whose answer is known in closed form, and on\n"
-        "trained networks apart where the claim is about both. Its band was stated before it was measured. Intervals\n"
-        "are 95 %, each verdict's own: at the edge of its band one in 40 is decided wrongly, and no correction is\n"
-        'made over rows. Of several numbers, "4 of 4" says how many lie in their bands; all are in the section of\n'
-        "the claim.\n"
+        "trained networks apart where the claim is about both. Its band was stated before it was measured, or the\n"
+        "claim's reason says which earlier result had a part in the choice. Intervals are 95 %, each verdict's own:\n"
+        "at the edge of its band one in 40 is decided wrongly, and no correction is made over rows. Of several\n"
+        'numbers, "4 of 4" says how many lie in their bands; all are in the section of the claim.\n'
     ]
     parts += ["## At a glance\n", overview(rows, "")]
     for paper, (authors, title) in PAPERS.items():

@@ -19,7 +19,7 @@ from lab.report.figures import COLOURS, pictures
 from lab.studies.churn import SIGNAL, STDS, by_heun, settled
 from lab.studies.churn_maruyama import COUNTS
 from lab.studies.churn_networks import NETWORKS, Networks
-from lab.studies.churn_pictures import FACTORS, LEVELS
+from lab.studies.churn_pictures import LEVELS
 from zsnr.samplers import GAMMA_MAX
 
 TINT = {"original": COLOURS["control"], "edm": COLOURS["zsnr"], "short": COLOURS["base"]}
@@ -148,7 +148,7 @@ def network(networks: Networks) -> Figure:
 
 def figure14(networks: Networks) -> Figure:
     """D of two held-out pictures (rows) after more and more iterations (columns), by network, S_noise and level."""
-    panels = [(name, S_noise) for name in ("original", "edm") for S_noise in FACTORS]
+    panels = [(name, S_noise) for name in ("original", "edm") for S_noise in S_NOISE]
     fig, axes = plt.subplots(len(LEVELS), len(panels), figsize=(7.2, 2.95))
     for row, sigma in zip(axes, LEVELS, strict=True):
         for ax, (name, S_noise) in zip(row, panels, strict=True):
@@ -180,7 +180,7 @@ def in_place(networks: Networks, name: str = "original") -> Figure:
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(LEVELS)))
     for column, (measure, title) in zip(axes.T, TITLES.items(), strict=True):
         for sigma, shade, mark in zip(LEVELS, shades, "os^D", strict=True):
-            values, raised = (networks.in_place(name, sigma, S).tensors[measure].numpy() for S in FACTORS)
+            values, raised = (networks.in_place(name, sigma, S).tensors[measure].numpy() for S in S_NOISE)
             scale = values[0].mean() if "first" in title else 0.01
             when = np.linspace(0, networks.iterations, len(values))
             look = {"color": shade, "marker": mark, "ms": 3.5, "lw": 1.2, "label": rf"$\sigma = {sigma:g}$"}

@@ -17,9 +17,9 @@ from torch import Tensor
 from lab import ROOT
 from lab.measure.known_truth import NONE, TABLE5, VE, VP, Setting
 from lab.measure.store import Results, Row, load
-from lab.measure.sweep import TABLE5_RANGES, at_steps, jackknife
+from lab.measure.sweep import S_NOISE, TABLE5_RANGES, at_steps, jackknife
 from lab.report.tables import Table, table
-from lab.studies.churn_pictures import FACTORS, Mean, change, mean_of
+from lab.studies.churn_pictures import Mean, change, mean_of
 from lab.studies.churn_removed import Removed
 from zsnr.samplers import GAMMA_MAX
 
@@ -217,14 +217,14 @@ class Networks:
 
 def contrasts(networks: Networks) -> tuple[list[Mean], list[Mean]]:
     """Original network at sigma = 2 and 10: change of the contrast, and what S_noise = 1.007 adds to the last one."""
-    found = [[networks.in_place("original", sigma, S).tensors["contrast"] for S in FACTORS] for sigma in (2.0, 10.0)]
+    found = [[networks.in_place("original", sigma, S).tensors["contrast"] for S in S_NOISE] for sigma in (2.0, 10.0)]
     changes = [change(plain[0], plain[-1]) for plain, _ in found]
     return changes, [mean_of(more[-1] - plain[-1]) for plain, more in found]
 
 
 def saturation(networks: Networks) -> tuple[Mean, Mean]:
     """Original network at sigma = .1: rise of the share of saturated pixels, and what S_noise = 1.007 adds to it."""
-    plain, more = (networks.in_place("original", 0.1, S).tensors["saturated"] for S in FACTORS)
+    plain, more = (networks.in_place("original", 0.1, S).tensors["saturated"] for S in S_NOISE)
     return mean_of(plain[-1] - plain[0]), mean_of(more[-1] - plain[-1])
 
 

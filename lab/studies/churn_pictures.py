@@ -16,7 +16,7 @@ from torch import Tensor
 from lab import ROOT
 from lab.measure import sweep
 from lab.measure.metrics import interval
-from lab.measure.sweep import contrast, detail
+from lab.measure.sweep import S_NOISE, contrast, detail
 from lab.models import data
 from lab.report.tables import Table, table
 from lab.studies.progress import bar
@@ -28,8 +28,6 @@ Mean = tuple[float, tuple[float, float]]
 """A mean and its 95 % interval."""
 Measure = Callable[[Tensor], Tensor]
 LEVELS = (0.1, 0.5, 2.0, 10.0)
-FACTORS = (1.0, 1.007)
-"""The values of S_noise."""
 
 
 def mean_of(values: Tensor) -> Mean:
@@ -111,7 +109,7 @@ def read(source: str, points: int) -> Tensor:
 
 def by_ideal_denoiser(pictures: Tensor, chains: int, iterations: int) -> dict[tuple[float, float], Chains]:
     """Chains by level and S_noise; they share their noises."""
-    settings = [(sigma, S_noise) for sigma in LEVELS for S_noise in FACTORS]
+    settings = [(sigma, S_noise) for sigma in LEVELS for S_noise in S_NOISE]
     ideal = Empirical(pictures)
     asked = bar(settings, "churn by the ideal denoiser")
     return {(s, S_noise): ideal_chains(ideal, pictures, s, S_noise, chains, iterations) for s, S_noise in asked}

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lab.measure.known_truth import NONE, RANGES, Setting
+from lab.measure.sweep import S_NOISE
 from lab.report.figures import COLOURS
-from lab.studies.churn_toy import DATA, NAMES, TRAININGS, Toys, over_seeds
+from lab.studies.churn_toy import DATA, NAMES, OUTSIDE, TRAININGS, Toys, over_seeds
 from zsnr.samplers import GAMMA_MAX
 
 TINT = {"original": COLOURS["control"], "edm": COLOURS["zsnr"], "exact": COLOURS["data"]}
@@ -31,7 +32,7 @@ def distances(toys: Toys) -> Figure:
             ax.errorbar([0], *_bars([none]), fmt="D", color=COLOURS["data"], label="no churn", **look)
             for k, (name, levels) in enumerate(RANGES.items()):
                 mark, colour = LOOKS[name]
-                for S_noise in (1.0, 1.007):
+                for S_noise in S_NOISE:
                     found = [over_seeds(toys.at(data, training, Setting(S, *levels, S_noise))) for S in amounts]
                     x = 1 + np.arange(len(amounts)) + 0.18 * (2 * k + (S_noise > 1) - 1.5)
                     fill, line = ("white", "--") if S_noise > 1 else (colour, "-")
@@ -52,7 +53,10 @@ def distances(toys: Toys) -> Figure:
 
 
 def reasons(toys: Toys) -> Figure:
-    """Noise that is removed too much by level (q), and churn at one level; shades are intervals over seeds."""
+    """Noise that is removed too much by level (q), and churn at one level; shades are intervals over seeds.
+
+    Where networks leave the law, a line marks the distance beyond which samples lie outside it.
+    """
     fig, axes = plt.subplots(2, 3, figsize=(7, 4.2), layout="constrained")
     for row, (data, title) in zip(axes, DATA.items(), strict=True):
         for training in TRAININGS:
@@ -66,15 +70,20 @@ def reasons(toys: Toys) -> Figure:
         row[0].set_yscale("symlog", linthresh=1.0)
         row[0].set(title=f"{title}", xlabel="σ", ylabel="removed too much / %")
         for ax, level in zip(row[1:], (0.1, 2.0), strict=True):
-            for training, S_noise in [(t, S) for t in TRAININGS for S in (1.0, 1.007)] + [("exact", 1.0)]:
+            for training, S_noise in [(t, S) for t in TRAININGS for S in S_NOISE] + [("exact", 1.0)]:
                 times, energy = toys.in_place(data, training, level, S_noise)
                 line = "--" if S_noise > 1 else "-"
                 label = f"{training}, {S_noise:g}"
                 keep = times <= toys.in_place(data, "edm", level, 1.0)[0][-1]
                 ax.plot(times[keep], energy.mean(0)[keep], f"o{line}", ms=2.5, color=TINT[training], label=label, lw=1)
             ax.set_yscale("symlog", linthresh=1.0)
+            if ax.get_ylim()[1] > OUTSIDE:
+                ax.axhline(OUTSIDE, color="#999999", lw=0.8)
+                ax.text(
+                    0.03, 0.97, "above the grey line:\noutside the law", transform=ax.transAxes, fontsize=7, va="top"
+                )
             ax.yaxis.get_major_locator().set_params(numticks=6)
-            ax.set(title=f"churn in place at σ = {level:g}", xlabel="iterations", ylabel="energy distance / ‰")
+            ax.set(title=f"{data}, in place at σ = {level:g}", xlabel="iterations", ylabel="energy distance / ‰")
     handles = axes[1, 1].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=5, fontsize=7, title=r"denoiser, $S_\mathrm{noise}$")
     return fig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,7 +160,7 @@ class Directions:
             denoiser of each class on the flawed schedule.
         law: by model, the law's std ratio along each axis.
         true: the data's std along each axis.
-        flawed: the models of the flawed schedule.
+        flawed: the models of the flawed schedule, as `on_flawed` has them.
     """
 
     measured: Mapping[str, Tensor]
@@ -177,10 +177,15 @@ class Directions:
         intervals = [bounds(z, t) for z, t in zip(self.measured[name].T, self.true.tolist(), strict=True)]
         return list(zip((self.measured[name].std(0) / self.true).tolist(), intervals, strict=True))
 
-    def rms(self, rows: Tensor, names: tuple[str, ...], leak: bool = True) -> float:
-        """Root mean square error over all axes of the law, or of its rival, that there is no leak."""
+    def rms(self, rows: Tensor, names: tuple[str, ...], leak: bool = True, axes: slice = slice(None)) -> float:
+        """Root mean square error over these axes of the law, or of its rival, that there is no leak."""
         errors = [self.measured[n][rows].std(0) / self.true - (self.law[n] if leak else 1.0) for n in names]
-        return torch.stack(errors).square().mean().sqrt().item()
+        return torch.stack(errors)[:, axes].square().mean().sqrt().item()
+
+    def errors(self, *names: str, axes: slice = slice(None)) -> tuple[float, float]:
+        """Of all pictures: root mean square error of the law, and of its rival; slice(1) is the constant image."""
+        rows = torch.arange(len(self.measured[names[0]]))
+        return self.rms(rows, names, True, axes), self.rms(rows, names, False, axes)
 
     @cached_property
     def over_rival(self) -> Mean:
@@ -191,6 +196,12 @@ class Directions:
             return self.rms(rows, self.flawed) / self.rms(rows, self.flawed, leak=False)
 
         return ratio(torch.arange(count)), bootstrap(ratio, count)
+
+
+def on_flawed(names: Iterable[str]) -> tuple[str, ...]:
+    """Those trained on the flawed schedule with iid noise, which the law is for; offset noise has a law of its own."""
+    kinds = {name: VARIANTS[name] for name in names}
+    return tuple(name for name, kind in kinds.items() if not kind.zero_snr and not kind.offset_noise)
 
 
 def directions(base: Base, train: data.Images, pictures: int, modes: int, exact: int, foregrounds: int) -> Directions:
@@ -227,7 +238,7 @@ def directions(base: Base, train: data.Images, pictures: int, modes: int, exact:
     measured = {name: rows[name].tensors["projections"].double() for name in sorted(rows)}
     ends = {name: (VARIANTS[name].schedule.alpha_bar[-1].item(), VARIANTS[name].offset_noise) for name in measured}
     law = {name: std(*end) / true for name, end in ends.items()}
-    flawed = tuple(name for name in measured if not VARIANTS[name].zero_snr)
+    flawed = on_flawed(measured)
     if not train.fills.all():  # there is no exact denoiser of images that fill the frame
         measured["exact"], law["exact"] = exact_projections(train, axes, exact, foregrounds), law["base"]
     return Directions(measured, law, true, flawed)

@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lab import ROOT
+from lab.measure import evaluation
 from lab.measure.evaluation import REAL, Cell
 from lab.measure.store import Row, load
 from lab.measure.study import Study, by_cell
-from lab.models import data
+from lab.models import data, network
 from lab.report.figures import COLOURS, pictures
 from lab.report.sheets import strip
 from lab.report.tables import Table, table
 from zsnr import brightness
 
+WORDS = ("black", "white")
 BINS = np.linspace(-1.25, 1.25, 26).tolist()
 TITLES = {
     "base": "base\n$\\epsilon$, flawed schedule",
@@ -137,15 +140,25 @@ def of_level(study: Study, cell: Cell, key: str = "std_ratio") -> dict[str, Any]
     return {"value": study.mean(cell, "level", key), "interval": study.interval(cell, "level", key)}
 
 
-def answers(flawed: Sequence[Row], fixed: Sequence[Row]) -> tuple[list[float], str]:
-    """Mean levels of what was asked for black and for white, of both models; a remark where the flawed one is nearer.
+def asked(results: str, cells: Mapping[str, Cell], n: int = 6) -> dict[str, list[Tensor]]:
+    """By name, the first n pictures of a fine-tuned model's cell, asked for black and for white."""
+    found = {}
+    for name, cell in cells.items():
+        model, _ = network.load(ROOT / results / f"zsnr/finetune/{cell.model}/weights.safetensors")
+        found[name] = [evaluation.draw_cell(model, cell.but(prompt=word), n, "float32") for word in WORDS]
+    return found
 
-    The truth is -0.8 and 0.8.
-    """
-    levels = [row.tensors["level"].mean().item() for row in (*flawed, *fixed)]
-    off = [max(abs(black + 0.8), abs(white - 0.8)) for black, white in (levels[:2], levels[2:])]
-    hidden = "Guidance that strong hides the flaw: the flawed model is the nearer one here." if off[0] < off[1] else ""
-    return levels, hidden
+
+def answered(prompted: Mapping[Cell, Row], cell: Cell) -> list[float]:
+    """Mean levels of what a model made when it was asked for black and for white; the truth is -0.8 and 0.8."""
+    return [prompted[cell.but(prompt=word)].tensors["level"].mean().item() for word in WORDS]
+
+
+def hidden(plain: Sequence[float], guided: Sequence[float]) -> str:
+    """A remark on the levels of the flawed model with guidance, where they are nearer to the truth than without."""
+    off, with_guidance = (max(abs(black + 0.8), abs(white - 0.8)) for black, white in (plain, guided))
+    found = f"Strong guidance hides the flaw: with it, the flawed model makes {guided[0]:.2f} and {guided[1]:.2f}."
+    return found if with_guidance < off else ""
 
 
 def exact_ratio(study: Study, cell: Cell) -> float:
@@ -170,20 +183,22 @@ def histogram(ax: Axes, study: Study, cell: Cell, what: str, uniform: bool) -> N
     ax.set_yticks([])
 
 
-def main_figure(study: Study, rows: Mapping[str, Cell], prompted: Mapping[str, Sequence[Row]], uniform: bool) -> Figure:
+def main_figure(
+    study: Study, rows: Mapping[str, Cell], prompted: Mapping[str, Sequence[Tensor]], uniform: bool
+) -> Figure:
     """The finding in one figure: pictures asked for black and white, pictures of the same noises, and their levels.
 
     Args:
         rows: a name for each row of pictures and its cell; columns are ordered by the level that the last cell gives.
-        prompted: by the name of the row, the results asked for black and for white.
+        prompted: by the name of the row, the pictures asked for black and for white.
     """
     fig = plt.figure(figsize=(7, 5))
     top, middle, bottom = fig.subfigures(3, 1, height_ratios=(1.4, 1.6, 1.8), squeeze=False)[:, 0]
     axes = top.subplots(len(prompted), 2, gridspec_kw={"wspace": 0.03, "hspace": 0.05, "top": 0.86, "bottom": 0})
     for line, (label, words) in zip(axes, prompted.items(), strict=True):
-        for ax, row, name in zip(line, words, (label, ""), strict=True):
-            strip(ax, row.tensors["pictures"], name)
-    for ax, word in zip(axes[0], ("black", "white"), strict=True):
+        for ax, x, name in zip(line, words, (label, ""), strict=True):
+            strip(ax, x, name)
+    for ax, word in zip(axes[0], WORDS, strict=True):
         ax.set_title(f"asked for a {word} backdrop")
     last = list(rows.values())[-1]
     order = study.samples(last, "level")[0][: len(study.pictures(last))].argsort()

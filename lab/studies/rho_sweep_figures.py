@@ -17,6 +17,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from lab.measure.local_error import frozen
+from lab.measure.metrics import bootstrap
 from lab.report.figures import COLOURS
 from lab.studies.rho_levels import BOTTOM, RHOS, before
 from lab.studies.rho_sweep import SIGMAS, Errors
@@ -110,19 +111,28 @@ def global_figure(
     return fig
 
 
-def figure13c(trained: Trained) -> Figure:
-    """Fréchet distance of the trained network by rho with 95 % intervals: all, and those from rho = 2 on."""
+def figure13c(trained: Trained, error: Mapping[int, Tensor]) -> Figure:
+    """The trained network by rho, with 95 % intervals: Fréchet distance, all and from rho = 2 on, and the
+    median error to its own solution from rho = 3 on.
+    """
     distance, bounds = trained.distance, trained.bounds
-    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.5), layout="constrained")
-    for ax, rhos in zip(axes, (list(distance), [rho for rho in distance if rho >= 2]), strict=True):
+    fig, axes = plt.subplots(1, 3, figsize=(7, 2.3), layout="constrained")
+    for ax, rhos in zip(axes[:2], (list(distance), [rho for rho in distance if rho >= 2]), strict=True):
         middle, ends = np.array([distance[rho] for rho in rhos]), np.array([bounds[rho] for rho in rhos]).T
         look = {"color": COLOURS["zsnr"], "capsize": 2, "label": "trained network"}
         ax.errorbar(rhos, middle, np.abs(ends - middle), fmt="o-", **look)
         ax.axvspan(5, 10, color=COLOURS["data"], alpha=0.08, lw=0, label="best in the paper")
         _rho_axis(ax, rhos)
-    axes[0].set(yscale="log", ylabel="Fréchet distance", title=f"Heun, $N = {trained.steps}$, $\\sigma(t) = t$")
+    axes[0].set(yscale="log", ylabel="Fréchet distance", title=f"Heun, $N = {trained.steps}$")
     axes[0].set(yticks=[5, 10, 20, 50], yticklabels=["5", "10", "20", "50"])
     axes[0].yaxis.set_minor_locator(NullLocator())
-    axes[1].set(title=r"the same from $\rho = 2$ on, linear")
+    axes[1].set(title=r"the same from $\rho = 2$ on")
     axes[1].legend(fontsize=SMALL)
+    rhos = [rho for rho in error if rho >= 3]
+    middle = np.array([error[rho].median().item() for rho in rhos])
+    ends = np.array([bootstrap(error[rho], np.median) for rho in rhos]).T
+    axes[2].errorbar(rhos, middle, np.abs(ends - middle), fmt="o-", color=COLOURS["zsnr"], capsize=2)
+    axes[2].axvspan(5, 10, color=COLOURS["data"], alpha=0.08, lw=0)
+    _rho_axis(axes[2], rhos)
+    axes[2].set(ylim=(0, None), ylabel="RMSE", title="from its own solution")
     return fig

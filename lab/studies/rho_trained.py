@@ -1,13 +1,27 @@
-"""Finding 5 (Karras et al. 2022, Figure 13c): the Fréchet distance of a trained network's pictures, by rho."""
+"""Finding 5 (Karras et al. 2022, Figure 13c): a trained network's pictures by rho, judged by their Fréchet distance to
+the data, and by their distance to what the same network makes of the same noises in many steps.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from lab import ROOT
+from lab.measure import sweep
+from lab.measure.draw import draw, preconditioned
 from lab.measure.store import load
+from lab.models import data
+from lab.studies.progress import bar
+from lab.studies.rho_levels import TOP
+from lab.studies.rho_pictures import SIGMA_MIN
+from zsnr.grids import karras
+from zsnr.path import EDM
+from zsnr.samplers import heun
 
 ALIKE = 1.02
 """The paper's random variation of a FID is about 2 %."""
@@ -75,3 +89,22 @@ def read(results: str) -> Trained:
             "frechet"
         ],  # the sets by rho are twice as large
     )
+
+
+def errors(results: str, rhos: Sequence[int], steps: int, n: int, converged: int) -> dict[int, Tensor]:
+    """By rho, (n,) RMSE a pixel of N-step pictures to the network's own solution from the same noise, in float32.
+
+    Args:
+        steps: N of Heun's method along sigma(t) = t.
+        converged: as many steps, at rho = 7, are taken for the solution.
+    """
+    network = sweep.model(ROOT / results / "edm/networks/edm.safetensors")
+    config: Any = network.network.config
+    shape = (config["channels"], data.SIZE, data.SIZE)
+
+    def pictures(N: int, rho: float) -> Tensor:
+        grid = karras(N, SIGMA_MIN, TOP, rho)
+        return draw(preconditioned(network), heun, grid, range(n), shape, path=EDM)
+
+    truth = pictures(converged, 7)
+    return {rho: (pictures(steps, rho) - truth).square().mean((1, 2, 3)).sqrt() for rho in bar(rhos, "rho")}

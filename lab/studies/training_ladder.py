@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from lab import ROOT
 from lab.measure.metrics import interval
@@ -34,6 +35,8 @@ STEPS = {
 PAPER = dict(zip(ladder.CONFIGS, (2.48, 2.18, 2.08, 2.09, 1.88, 1.79), strict=True))
 """FID of CIFAR-10, conditional, VP (Table 2)."""
 VE, ALWAYS = "C, VE", "F, always"
+FAR = 1.2
+"""A pixel is far outside the data's range if it is so many times the largest of real pictures."""
 LENGTHS = (*ladder.PARTS, 1)
 """Of the trainings of D, E and F: parts of all pictures, the shortest first."""
 
@@ -50,6 +53,22 @@ def of_seeds(values: Sequence[float] | np.ndarray) -> Mean | float:
 def shorter(name: str, part: int) -> str:
     """The name of a configuration's training on a part of the pictures."""
     return name if part == 1 else f"{name}, 1/{part}"
+
+
+class Far(NamedTuple):
+    """Pictures far outside the data's range.
+
+    Args:
+        beyond, kept: how many, of how many.
+        largest: |pixel| of all of them.
+        squares, without: mean sum of squares of a picture, with those that are far outside, and without them.
+    """
+
+    beyond: int
+    kept: int
+    largest: float
+    squares: float
+    without: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,18 @@ class Ladder:
         half = 1.96 * math.sqrt(sum(terms)) / abs(self.power)
         return c, (c - half, c + half)
 
+    def far(self, name: str, limit: float) -> Far:
+        """Of the pictures that are kept, which are of the first seed, those with a pixel beyond the limit."""
+        x = self.rows[name][0].tensors["pictures"].double().flatten(1)
+        largest, squares = x.abs().amax(1), x.square().sum(1)
+        near = largest <= limit
+        return Far(int((~near).sum()), len(x), largest.max().item(), squares.mean().item(), squares[near].mean().item())
+
+    def uneven(self, name: str, key: str) -> float:
+        """Largest over smallest of a measure over seeds, of one that is above 0."""
+        values = self.values(name, key)
+        return float(values.max() / values.min())
+
     def leak(self, name: str = "F") -> Mean | float:
         """What F, or F always, has beyond E, which never saw an augmented picture: a bad picture may look augmented."""
         return of_seeds(self.corrected(name) - self.corrected("E"))
@@ -136,6 +167,32 @@ def read(results: str) -> Ladder:
     if other := {name: found for name, found in seeds.items() if found != seeds["F"]}:
         raise ValueError(f"the rungs are paired by seed, and F has {seeds['F']}: train these with the same, {other}")
     return Ladder(rows, stage.one(study="real"), stage.facts)
+
+
+def why_uneven(rungs: Ladder, real: Tensor) -> str:
+    """Why the distances of A, B and VE differ so from seed to seed, beside what real pictures have.
+
+    Args:
+        real: every real picture once.
+    """
+    top, squares = real.abs().max().item(), real.double().flatten(1).square().sum(1).mean().item()
+    names, ve = ("A", "B", VE), rungs.far(VE, FAR * top)
+    spread = {key: [rungs.uneven(name, key) for name in names] for key in ("frechet", "energy")}
+    ratios = {key: "{:.0f}, {:.0f} and {:.0f}".format(*values) for key, values in spread.items()}
+    worst = ", ".join(str(rungs.seeds[int(rungs.values(name, "frechet").argmax())]) for name in names)
+    far = [rungs.far(name, FAR * top).beyond for name in names]
+    return (
+        f"**Why A, B and VE are so uncertain.** From seed to seed their Fréchet distances differ by factors of up to "
+        f"{ratios['frechet']}, those of C to F by {max(rungs.uneven(name, 'frechet') for name in 'CDEF'):.1f} at most. "
+        f"Single pictures end far outside the data's range. Of the {ve.kept} that are kept of seed {rungs.seeds[0]}, "
+        f"{far[0]} of A's, {far[1]} of B's and {far[2]} of VE's have a pixel more than {FAR - 1:.0%} beyond the "
+        f"largest of real pictures; VE's go up to {ve.largest:.1f}, where these end at {top:.1f}. The Fréchet distance "
+        f"is made of means and covariances, second moments, which such pictures decide: the sum of squares of VE's is "
+        f"{ve.squares:.1f} on average, without these {ve.beyond} it is {ve.without:.1f}, and real pictures have "
+        f"{squares:.1f}. Pictures are kept of no other seed; the largest distances are those of seeds {worst}. In the "
+        f"energy distance a picture counts by how far off it is, and not by the square of that: from seed to seed it "
+        f"differs by factors of up to {ratios['energy']}."
+    )
 
 
 def note(rungs: Ladder, gains: Mapping[tuple[str, str], Mean]) -> str:

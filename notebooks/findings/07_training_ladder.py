@@ -34,6 +34,7 @@ from lab.report.figures import save
 from lab.report.finding import measured, say, start, table
 from lab.studies import ladder_loss, preconditioning, training_ladder
 from lab.studies import training_ladder_figures as draw
+from zsnr.finetune.loop import generator
 
 out, claim = start("07_training_ladder", out_dir)
 rungs = training_ladder.read(results)
@@ -180,8 +181,8 @@ claim("E-45", "share of p_train where E's loss dropped", share, at_least=0.5)
 # %% [markdown]
 # ## Table 2 at our scale
 #
-# Of the VE column there is C, which D replaces: from D on both columns are the same. VE trains at $\sigma \ge 0.02$ only; below it, its network is asked
-# for what it never saw. Shorter trainings are how the longer ones begin, as the learning rate stays where it is after its rise.
+# Of the VE column there is C, which D replaces: from D on both columns are the same.
+# Shorter trainings are how the longer ones begin, as the learning rate stays where it is after its rise.
 
 # %%
 names = ("A", "B", "C", training_ladder.VE, "D", "E", "F")
@@ -197,6 +198,7 @@ table(rows, {"": "", "paper's FID": ".2f", "Fréchet distance": ".3f", "energy d
 # *Pictures of the first seed; a place in a sheet is one noise. The table has means over seeds with their 95 % intervals.*
 
 # %%
+say(training_ladder.why_uneven(rungs, digits.both(train, test).all(generator(ladder_loss.SEED, 8))[0]))
 rows = []
 for part in training_ladder.LENGTHS:
     short = [rungs.values(training_ladder.shorter(name, part), "frechet") for name in "DEF"]

@@ -29,6 +29,7 @@ out_dir = ""
 # %%
 from lab import ROOT
 from lab.models import data
+from lab.models.variants import VARIANTS
 from lab.report import figures
 from lab.report.finding import measured, say, start, table
 from lab.studies import prompts, prompts_figures
@@ -87,7 +88,7 @@ table(rows, {"who answers": "", "guided": "", **dict.fromkeys(data.WORDS, "+.2f"
 # %% [markdown]
 # *Mean level of the backdrop for each word with its 95 % interval over pictures, without guidance (left) and with the
 # paper's (right). Grey: the levels that the word means, and their mean. Without guidance the two flawed models stay too
-# near medium grey; the fixed model follows the words.*
+# near medium grey; the fixed model is nearer to what the words mean, and not yet there.*
 #
 # ## The fixed model, held against the truth
 #
@@ -140,9 +141,10 @@ for setting, remark in ((plain, ""), (unrescaled, note)):
 
 # %% [markdown]
 # *Mean level under black (filled) and under white (open), for every model and every choice of time steps. Rows as in the
-# first figure. Grey: the levels that the word means. Diamonds: the exact denoiser on the same schedule. The time steps
-# matter little here. Guidance without rescaling takes every model beyond the data's range of $[-1, 1]$ under
-# black, where the exact denoiser stops.*
+# first figure. Grey: the levels that the word means. Diamonds: the exact denoiser on the same schedule. Linspace and
+# trailing steps give about the same; leading ones stay nearer to grey, those of the flawed models most where guidance is
+# not rescaled. Such guidance takes every model beyond the data's range of $[-1, 1]$ under black, where the exact
+# denoiser stops.*
 #
 # ## Is the schedule the cause?
 #
@@ -167,12 +169,15 @@ if answers.exact:
     claim("Z-21", what, value, interval=span)
 
 # %% [markdown]
-# The shortfall in parts, the mean of black and white: what guidance and 25 steps do to the exact denoiser at zero terminal
-# SNR, what the model's own schedule and steps add, and what the network adds. The last part holds everything that a
-# network can get wrong: a short training, few words, and, for the flawed models, which predict $\epsilon$, an error of
-# $x_0$ that is $\tan\varphi$ times as large, 14.6 times at $T$.
+# The shortfall in parts, the mean of black and white: what guidance and finitely many steps do to the exact denoiser at zero terminal
+# SNR, what the model's own schedule and steps add, and what the network adds.
 
 # %%
+say(
+    "The network's part holds everything that a network can get wrong: a short training, few words, and, for the flawed "
+    "models, which predict $\\epsilon$, an error of $x_0$ that is $\\tan\\varphi$ times as large, "
+    f"{VARIANTS['base'].schedule.angle[-1].tan():.1f} times at $T$."
+)
 shown = [(who, setting) for setting in answers.settings for who in ("base", "control", "zsnr") if answers.exact]
 rows = [
     (prompts.NAMES[who], f"w = {s.w:g}, φ = {s.phi:g}", whole, ideal, schedule, network)
