@@ -138,8 +138,8 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
         and all("E-37" in text or "E-38" in text for text in against["trained"][-2:])
         and removed[1][1] < 0,
         f"**Some claims are contradicted, in part or whole.** For exact denoisers: {'; '.join(against['exact'])}. For "
-        f"our small networks: {'; '.join(against['trained'])}, both by networks that leave "
-        f"{number(-removed[0], None, 100)} % of low noise in. (findings {', '.join(where)})",
+        f"our small networks: {'; '.join(against['trained'])}, the last two by networks that "
+        f"leave {number(-removed[0], None, 100)} % of the noise at low levels. (findings {', '.join(where)})",
     )
 
 
