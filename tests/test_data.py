@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d, pad
 from lab import ROOT
 from lab.models import data
 from lab.models.data import WORDS, level, word
+from lab.studies import sample_steps
 from zsnr.finetune.loop import generator
 
 SOURCE = ROOT / "data/fashion-mnist"
@@ -61,6 +62,10 @@ def test_the_backdrops_pixels_and_what_one_value_adds_along_them():
     n = 768 + 256 * 0.8**2
     assert images.pixels() == pytest.approx(n)
     assert images.offset() == pytest.approx((768 + 256 * 0.8) ** 2 / n)
+
+
+def test_finding_2_counts_the_backdrops_pixels():
+    assert round(fashion("train").pixels()) == sample_steps.BACKDROP
 
 
 def test_no_specks_around_garments():

@@ -163,7 +163,7 @@ def test_an_experiment_changes_one_line_of_params(tmp_path):
     copy = tmp_path / "params.yaml"
     places = [place for profile in ("smoke", "full", "gpu") for place in parameters.groups(profile, PARAMS[profile])]
     rates = [f"{place}.{key}=1e-3" for place, values in places for key in values if key.endswith("lr")]
-    assert "full.finetune.lr=1e-3" in rates
+    assert "full.finetune.recipe.lr=1e-3" in rates
     for change in ["data.source=data/fashion-mnist", *rates]:
         copy.write_text(text)
         apply_overrides(copy, [change])

@@ -112,6 +112,21 @@ def test_offset_noise_is_shared_by_the_pixels_of_a_channel(strength, tmp_path):
     assert step.max() > 980
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+def test_a_shift_above_1_draws_noisy_steps_more_often(shift):
+    n, blank = 20_000, lambda n, g: (torch.zeros(n, 1, 1, 1), torch.zeros(n, 2))
+    recipe = ScheduleRecipe("v", images=n, batch=n, shift=shift)
+    _, eps, t, _ = training._example(blank, ZERO_SNR, recipe, 0)
+    for share in (0.1, 0.5, 0.9):  # of t below share T: u = share / (shift - (shift - 1) share)
+        expected = share / (shift - (shift - 1) * share)
+        assert (t < 1000 * share).double().mean().item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(n))
+    _, same, uniform, _ = training._example(blank, ZERO_SNR, dataclasses.replace(recipe, shift=1.0), 0)
+    assert torch.equal(eps, same), "all else is drawn alike"
+    assert torch.equal(t, uniform) == (shift == 1)
+    assert 0 <= t.min() < 20
+    assert t.max() == 999
+
+
 # the loop
 
 
@@ -186,6 +201,7 @@ def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
         ({"lr": math.nan}, SD, "lr = nan"),
         ({"ema_halflife": 0}, SD, "ema_halflife = 0"),
         ({"offset_noise": -0.1}, SD, "offset_noise = -0.1"),
+        ({"shift": 0.0}, SD, "shift = 0.0"),
         ({"warmup": -1}, SD, "warmup = -1"),
         ({"precision": "float16"}, SD, "'float16'; choose auto or float32 or bf16"),
     ],

@@ -108,3 +108,20 @@ def preconditioned(network: Preconditioned) -> MakeDenoiser:
 def exact(denoiser: Denoiser) -> MakeDenoiser:
     """The same denoiser for every batch."""
     return lambda seeds, device: denoiser
+
+
+def exact_by_class(denoisers: Sequence[Denoiser]) -> MakeDenoiser:
+    """Denoisers of each class's pictures alone, the classes in turn: what `conditional` is to a network."""
+
+    def make(seeds: range, device: str) -> Denoiser:
+        def denoise(x: Tensor, phi: float) -> Tensor:
+            v = torch.empty_like(x)
+            for k, denoiser in enumerate(denoisers):
+                mine = torch.tensor([seed % len(denoisers) == k for seed in seeds])
+                if mine.any():
+                    v[mine] = denoiser(x[mine], phi)
+            return v
+
+        return denoise
+
+    return make

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from lab.measure import metrics
-from lab.measure.draw import Start, conditional, draw, exact
+from lab.measure.draw import Start, conditional, draw, exact_by_class
 from lab.measure.saturation import per_picture
 from lab.measure.store import Row, as_bytes
 from lab.models import data
@@ -148,13 +148,15 @@ def draw_cell(
     )
 
 
-def draw_exact(denoiser: Denoiser, cell: Cell, n: int, shape: tuple[int, ...]) -> Tensor:
-    """As `draw_cell`, from an exact denoiser on the model's schedule, in float64."""
+def draw_exact(
+    denoisers: Sequence[Denoiser], cell: Cell, n: int, shape: tuple[int, ...], first_seed: int = 0
+) -> Tensor:
+    """As `draw_cell`, from the exact denoisers of the classes on the model's schedule, in float64."""
     return draw(
-        exact(denoiser),
+        exact_by_class(denoisers),
         SAMPLERS[cell.sampler],
         cell.grid(),
-        range(n),
+        range(first_seed, first_seed + n),
         shape,
         dtype=torch.float64,
         batch=250,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from lab.models.data import Images
 from zsnr.prediction import cos_sin
@@ -48,6 +48,14 @@ class UniformBackdrop:
     def of(cls, images: Images, index: Tensor, low: float = -1.0, high: float = 1.0) -> UniformBackdrop:
         """That of the indexed images."""
         return cls(images.compose(index, torch.zeros(len(index))), images.backdrop(index), low, high)
+
+    @classmethod
+    def by_class(cls, images: Images, n: int, generator: Generator) -> list[UniformBackdrop]:
+        """One of each class, of n random images in all; empty where a class has none whose backdrop can be seen."""
+        order = torch.randperm(len(images), generator=generator)
+        order = order[~images.fills[order]]
+        kept = [order[images.label[order] == k][: n // len(images.classes)] for k in range(len(images.classes))]
+        return [cls.of(images, index) for index in kept] if all(map(len, kept)) else []
 
     def __call__(self, x: Tensor, phi: float) -> Tensor:
         c, s = cos_sin(phi)

@@ -99,6 +99,13 @@ class Images:
             captioned: share of the pictures with a condition that also carry the word for their level.
             unconditional: share of the pictures with no condition at all.
         """
+        x, conditions, _ = self.draw_parted(n, generator, captioned, unconditional)
+        return x, conditions
+
+    def draw_parted(
+        self, n: int, generator: Generator, captioned: float = 0.0, unconditional: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `draw`, and (n, 1, 32, 32), the share that the backdrop has in each pixel."""
         index = torch.randint(len(self), (n,), generator=generator)
         x = self.compose(index, 2 * torch.rand(n, generator=generator) - 1)
         silent = torch.rand(n, generator=generator) >= captioned
@@ -106,7 +113,7 @@ class Images:
         conditions = torch.stack([self.label[index], word(level(x))], 1)
         conditions[silent | free, 1] = len(WORDS)
         conditions[free, 0] = len(self.classes)
-        return x, conditions
+        return x, conditions, self.backdrop(index)
 
 
 def level(x: Tensor) -> Tensor:
@@ -119,6 +126,13 @@ def level(x: Tensor) -> Tensor:
 def word(level: Tensor) -> Tensor:
     """The index in WORDS of the fifth of [-1, 1] that each level lies in."""
     return ((level + 1) * 2.5).floor().long().clamp(0, 4)
+
+
+def bounds(word: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest level that each word means: a fifth of [-1, 1], or all of it after the last."""
+    any_level = word == len(WORDS)
+    low = (0.4 * word - 1).where(~any_level, -1)
+    return low, (low + 0.4).where(~any_level, 1)
 
 
 def load(source: str | Path, split: str = "train") -> Images:

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from lab.models.training import Draw, ScheduleRecipe, fit
-from lab.models.variants import ABLATIONS, VARIANTS, find
+from lab.models.variants import ABLATIONS, VARIANTS, Variant, find
 from zsnr.finetune.checkpoint import History
 
 AGAIN = "no finished training in scratch/: this machine trains it again"
@@ -25,16 +25,14 @@ SEEDS = (3, 1, 2)
 
 def replicas(recipe: ScheduleRecipe, replica: int) -> Plan:
     """The fine-tunings again, from another seed."""
-    tuned = {name: kind for name, kind in VARIANTS.items() if name != "base"}
-    return {
-        name: (
-            name,
-            dataclasses.replace(
-                recipe, prediction=kind.prediction, offset_noise=kind.offset_noise, seed=SEEDS[replica]
-            ),
-        )
-        for name, kind in tuned.items()
-    }
+    recipe = dataclasses.replace(recipe, seed=SEEDS[replica])
+    return {name: (name, of(kind, recipe)) for name, kind in VARIANTS.items() if name != "base"}
+
+
+def of(kind: Variant, recipe: ScheduleRecipe) -> ScheduleRecipe:
+    """The recipe for a variant."""
+    own = {"prediction": kind.prediction, "loss": kind.loss, "offset_noise": kind.offset_noise}
+    return dataclasses.replace(recipe, **own)  # type: ignore[arg-type]
 
 
 def ablations(recipe: ScheduleRecipe, replica: int, losses: Sequence[str], few: int, lengths: Sequence[int]) -> Plan:
@@ -51,14 +49,14 @@ def ablations(recipe: ScheduleRecipe, replica: int, losses: Sequence[str], few: 
         scaled = {key: max(1, round(getattr(recipe, key) * (n / recipe.images))) for key in ("warmup", "ema_halflife")}
         return dataclasses.replace(recipe, images=n, loss=loss, **scaled)
 
-    plan = {k: (k, dataclasses.replace(recipe, prediction=kind.prediction)) for k, kind in ABLATIONS.items()}
+    plan = {name: (name, of(kind, recipe)) for name, kind in ABLATIONS.items()}
     plan |= {f"length-{n}": ("zsnr", shorter(n)) for n in [*lengths, few]}
     return plan | {f"loss-{loss}": ("zsnr", shorter(few, loss)) for loss in losses}
 
 
 def words(recipe: ScheduleRecipe) -> Plan:
     """The fixed model, trained on; its draw has a word for every picture."""
-    return {"zsnr": ("zsnr", dataclasses.replace(recipe, prediction=find("zsnr").prediction, seed=4))}
+    return {"zsnr": ("zsnr", dataclasses.replace(of(find("zsnr"), recipe), seed=4))}
 
 
 def train(

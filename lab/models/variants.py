@@ -9,11 +9,16 @@ from zsnr.schedule import Schedule, rescale_zero_terminal_snr, stable_diffusion
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train: what is predicted, and whether Stable Diffusion's schedule is rescaled to zero terminal SNR."""
+    """A way to train: what is predicted, and whether Stable Diffusion's schedule is rescaled to zero terminal SNR.
+
+    Args:
+        loss: the weight of the squared error, by its name in `zsnr.prediction`; that of the prediction if empty.
+    """
 
     prediction: str
     zero_snr: bool = False
     offset_noise: float = 0.0
+    loss: str = ""
 
     @property
     def schedule(self) -> Schedule:
@@ -36,10 +41,11 @@ def find(name: str) -> Variant:
 
 VARIANTS = {
     "base": Variant("eps"),
-    "control": Variant("eps"),
-    "offset": Variant("eps", offset_noise=0.1),
+    "control": Variant("eps", loss="v"),
+    "offset": Variant("eps", offset_noise=0.1, loss="v"),
     "zsnr": Variant("v", zero_snr=True),
 }
+"""The fine-tunings weigh the squared error alike, SNR + 1 on x0, so that what they differ in is not the weight."""
 
 ABLATIONS = {
     "no-rescale": Variant("v"),

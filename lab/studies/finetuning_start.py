@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from lab.models import data, network, training
+from lab.models import data, network, plans, training
 from lab.models.variants import find
 from zsnr.denoisers import NetworkDenoiser
 from zsnr.finetune import loop
@@ -55,12 +55,12 @@ def shown(train: data.Images, variant: str, seed: int, images: int = 96, batch: 
             seen[-1] += [class_labels.cpu(), t.cpu(), x.detach().cpu()]
             return self.weight * x
 
-    def draw(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        x0, conditions = train.draw(n, generator, 0.1, 0.1)
-        seen.append([x0])
-        return x0, conditions
+    def draw(n: int, generator: Generator) -> tuple[Tensor, ...]:
+        drawn = train.draw_parted(n, generator, 0.1, 0.1)
+        seen.append([drawn[0]])
+        return drawn
 
-    recipe = training.ScheduleRecipe(kind.prediction, images=images, batch=batch, warmup=0, seed=seed)
+    recipe = plans.of(kind, training.ScheduleRecipe(images=images, batch=batch, warmup=0, seed=seed, shift=3.0))
     with tempfile.TemporaryDirectory() as scratch:
         training.fit(Listener(), draw, kind.schedule, recipe, scratch)
     x0, conditions, t, x = (torch.cat(z) for z in zip(*(batch for batch in seen if len(batch) == 4), strict=True))

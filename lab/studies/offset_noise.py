@@ -23,6 +23,7 @@ from torch import Tensor
 from lab import ROOT
 from lab.measure import evaluation
 from lab.measure.evaluation import REAL, Cell
+from lab.measure.metrics import interval
 from lab.measure.store import Row, load
 from lab.measure.study import Study, by_cell
 from lab.models import data, network
@@ -117,14 +118,46 @@ def law_table(study: Study, directions: Mapping[str, Direction], what: str, kind
 
 
 def ratios_table(study: Study, settings: Sequence[tuple[str, str, int]], models: Mapping[str, str]) -> Table:
-    """std of the level over the data's, trained and exact, by time steps, solver and evaluations of the network."""
+    """std of the level over the data's, trained and exact, by time steps, solver and evaluations of the network.
+
+    Beside them the trained model's over the exact denoiser's, from the same noises of each seed.
+    """
     rows = []
     for setting in settings:
-        cells = [Cell(model, *setting) for model in models]
-        found = [(study.text(c, "level", "std_ratio") if c in study else None, exact_ratio(study, c)) for c in cells]
-        rows.append((f"{setting[0]}, {_solver(setting[1])}, {setting[2]}", *sum(found, ())))
-    titles = [f"{name}, {kind}" for name in models.values() for kind in ("trained", "exact")]
+        found: list[object] = []
+        for cell in (Cell(model, *setting) for model in models):
+            known, learnt = cell.but(exact=True) in study, cell in study
+            found += [
+                study.text(cell, "level", "std_ratio") if learnt else None,
+                exact_ratio(study, cell),
+                of_exact(study, cell) if known and learnt else None,
+            ]
+        rows.append((f"{setting[0]}, {_solver(setting[1])}, {setting[2]}", *found))
+    titles = [f"{name}, {kind}" for name in models.values() for kind in ("trained", "exact", "trained / exact")]
     return table(rows, ["level std / data's", *titles])
+
+
+def of_exact(study: Study, cell: Cell) -> float | tuple[float, tuple[float, float]]:
+    """std of a model's levels over that of the exact denoiser's, from the same noises; with its interval over seeds."""
+    trained, exact = (study.values(c, "level", "std_ratio") for c in (cell, cell.but(exact=True)))
+    ratios = [x / y for x, y in zip(trained, exact, strict=True)]
+    mean = float(np.mean(ratios))
+    return (mean, interval(ratios)) if len(ratios) > 1 else mean
+
+
+def nearness(study: Study, settings: Sequence[tuple[str, str, int]], models: Mapping[str, str]) -> str:
+    """How far the table's trained models are from the exact denoiser at most."""
+    cells = [Cell(model, *setting) for setting in settings for model in models]
+    cells = [cell for cell in cells if cell in study and cell.but(exact=True) in study]
+    found = [value[0] if isinstance(value := of_exact(study, cell), tuple) else value for cell in cells]
+    if not found:
+        return "The images have no backdrop that an exact denoiser would know."
+    worst = int(np.argmax(np.abs(np.array(found) - 1)))
+    return (
+        f"Of {len(found)} trained cells the farthest from the exact denoiser's spread is "
+        f"{TITLES[cells[worst].model].splitlines()[0]} by {cells[worst].spacing} {_solver(cells[worst].sampler)}: "
+        f"**{found[worst]:.3f}** of it."
+    )
 
 
 def spread_and_shift(study: Study, cell: Cell) -> tuple[str, str]:

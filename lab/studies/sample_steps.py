@@ -39,6 +39,8 @@ GRIDS: dict[str, Callable[[int], Tensor]] = {
 }
 DATA = zsnr.Gaussian(torch.tensor([0.3, -1.0, 0.5, 2.0]), torch.tensor([1 / 64, 1 / 4, 4.0, 64.0]))
 """Exact data for the orders: the variances are those of four directions."""
+BACKDROP = 672
+"""Pixels of backdrop in a picture, on average: `lab.models.data.Images.pixels`."""
 
 
 def steps(schedule: Schedule, S: int, spacing: str) -> Tensor:
@@ -114,9 +116,9 @@ def white_picture(schedule: Schedule, S: int = 50) -> dict[str, tuple[float, flo
 def spread_kept(schedule: Schedule, spacing: str, S: int) -> float:
     """std of the level of this project's backdrops over the true one, Gaussian data, DDIM in S steps.
 
-    The backdrop has 635 pixels on average, and its level is uniform on [-1, 1], so of variance 1/3.
+    The level is uniform on [-1, 1], so of variance 1/3.
     """
-    return sampled(zsnr.ddim, steps(schedule, S, spacing), 635 / 3)[1]
+    return sampled(zsnr.ddim, steps(schedule, S, spacing), BACKDROP / 3)[1]
 
 
 def orders(samplers: Sequence[str], counts: Sequence[int]) -> dict[tuple[str, str], tuple[list[float], float]]:

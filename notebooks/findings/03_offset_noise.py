@@ -113,21 +113,23 @@ display(*(offset_noise.law_table(study, directions, what, kinds) for what in dir
 #
 # ## Three causes apart: the schedule, the time steps, the solver
 #
-# The *exact denoiser* knows the distribution of the data: garments on uniform backdrops. It uses the same schedule, time steps and solver,
-# but it has nothing to learn. So its loss of spread comes from the schedule and the solver alone. In the last row the solver's
-# error is almost 0 as well, and only the effect of the schedule is left.
+# The *exact denoiser* knows the distribution of the data: garments of the class that is asked for, on uniform backdrops. It uses the same
+# schedule, time steps, solver and noises, but it has nothing to learn. So its loss of spread comes from the schedule and the solver alone. In
+# the last row the solver's error is almost 0 as well, and only the effect of the schedule is left.
 
 # %%
 settings = [(s, k, n) for s in ("leading", "trailing") for k, n in (("ddim", long), ("heun", heun))]
 names = {"control": "flawed", "zsnr": "zero terminal SNR"}
 figures.save(offset_noise.ratios_figure(study, settings, names), out, "table")
+say(offset_noise.nearness(study, settings, names))
 offset_noise.ratios_table(study, [*settings, ("trailing", "heun", 8 * short - 1)], names)
 
 # %% [markdown]
-# *Bars: trained models with 95 % intervals over seeds. Diamonds: exact denoisers, one set of noises each. The line at 1 is the data.*
+# *Bars: trained models with 95 % intervals over seeds. Diamonds: exact denoisers, from the same noises. The line at 1 is the data.*
 #
-# The exact values carry the sampling error of one set of noises. The exact denoiser at zero terminal SNR in the last row shows how large that
-# error is, since its true value is 1.
+# The exact values carry the sampling error of these noises. The exact denoiser at zero terminal SNR in the last row shows how large that
+# error is, since its true value is 1. Trained over exact, from the same noises, is what the networks miss.
+# Their targets were averaged over the level, whose distribution is known here, and only here (`lab.models.level_mean`).
 #
 # **Check Z-06**: the primary check compares both models by the same solver, time steps and noises. The others say how far each of them is
 # from the data.

@@ -87,7 +87,7 @@ table([[finetuning.known(cell) for cell in row] for row in rows], ["", *measures
 # ## The same start, the same pictures
 #
 # The set-up of Sec. 4 serves to tell the fixes from more training: both fine-tunings start from one base and see the same pictures
-# and noises (by Muon, where the paper takes Adam). That is checked here on what a training shows to a network that only listens. Then `control` against the base
+# and noises, and their squared errors weigh the same (by Muon, where the paper takes Adam). That is checked here on what a training shows to a network that only listens. Then `control` against the base
 # says what more training does by itself, and `zsnr` against `control` what the fixes add. A check of no gain stands beside:
 # what more training alone adds is within 0.05 of the data's spread. The base is one model, so its own sampling error is combined with the
 # interval over seeds.

@@ -34,6 +34,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 losses = ["x0", "min-snr-5"]
 few = 256
@@ -51,7 +52,7 @@ from lab.models.training import ScheduleRecipe, record
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
-draw = partial(data.load(ROOT / source).draw, captioned=captioned, unconditional=unconditional)
+draw = partial(data.load(ROOT / source).draw_parted, captioned=captioned, unconditional=unconditional)
 base, _ = network.load(ROOT / results / "zsnr/train/weights.safetensors")
 
 # %%

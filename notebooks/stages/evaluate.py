@@ -13,7 +13,7 @@
 # concern it, and every cell is measured: distribution of the backdrop's level and of the image mean against the data's,
 # Fréchet distance, Inception score.
 #
-# `replica` 0 are the models of stages `train` and `finetune`, with real pictures and the exact denoiser beside them; 1 and above are the
+# `replica` 0 are the models of stages `train` and `finetune`, with real pictures beside them; 1 and above are the
 # fine-tunings of stage `replicate`, found in its `scratch/` folder, or trained again where there is none.
 
 # %% tags=["parameters"]
@@ -30,6 +30,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 samples = 64
 real = 512
@@ -43,8 +44,6 @@ out_dir = ""
 
 # %%
 from functools import partial
-
-import torch
 
 import lab
 from lab import ROOT
@@ -83,7 +82,7 @@ if replica == 0:
     # as many real pictures, which no network saw, say what a perfect model would get
     measure(evaluation.REAL, test.draw(samples, generator(2, 1))[0])
 else:
-    draw = partial(train.draw, captioned=captioned, unconditional=unconditional)
+    draw = partial(train.draw_parted, captioned=captioned, unconditional=unconditional)
     plan = plans.replicas(ScheduleRecipe(**recipe), replica)
     scratch = lab.scratch(f"{results}/zsnr/replicate/{replica}")
     for name in plan:
@@ -98,18 +97,16 @@ for name, model in models.items():
 # %% [markdown]
 # ## The exact denoiser
 #
-# Of some hundred garments on uniform backdrops: what schedule, steps and solver do when nothing is left to learn. The
-# last row of each schedule is the limit of many steps, where only the leak is left.
+# Of some hundred garments on uniform backdrops, those of the class that a network is asked for: what schedule, steps and
+# solver do when nothing is left to learn. The last row of each schedule is the limit of many steps, where only the leak is left.
 
 # %%
-keep = torch.randperm(len(train), generator=generator(2, 2))[:exact]
-keep = keep[~train.fills[keep]]
-if len(keep) and replica == 0:
-    ideal = backdrop.UniformBackdrop.of(train, keep)
-    for name in ("control", "zsnr"):
-        limit = evaluation.Cell(name, "trailing", "heun", 8 * short - 1)
-        for cell in [*evaluation.plan(name, short, long, []), limit]:
-            measure(cell.but(exact=True), evaluation.draw_exact(ideal, cell, samples, reference.shape[1:]))
+ideal = backdrop.UniformBackdrop.by_class(train, exact, generator(2, 2))
+for name in ("control", "zsnr") if ideal else ():
+    limit = evaluation.Cell(name, "trailing", "heun", 8 * short - 1)
+    for cell in [*evaluation.plan(name, short, long, []), limit]:
+        x = evaluation.draw_exact(ideal, cell, samples, reference.shape[1:], first_seed=replica * samples)
+        measure(cell.but(exact=True), x, kept=0 if replica else evaluation.KEPT)
 
 # %%
 store.save(out, rows, lab.environment() | precision_facts(precision))

@@ -25,6 +25,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 losses = ["x0", "min-snr-5"]
 few = 256
@@ -61,7 +62,7 @@ lab.threads(threads)
 out, _ = lab.folders(out_dir)
 folder = ROOT / results
 train, test = data.load(ROOT / source, "train"), data.load(ROOT / source, "test")
-draw = partial(train.draw, captioned=captioned, unconditional=unconditional)
+draw = partial(train.draw_parted, captioned=captioned, unconditional=unconditional)
 reference, _ = train.draw(real, generator(2, 0))
 judge = evaluation.Judge(metrics.Classifier.load(folder / "classifier/classifier.safetensors"), reference)
 base, _ = network.load(folder / "zsnr/train/weights.safetensors")

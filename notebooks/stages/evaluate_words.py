@@ -24,6 +24,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 short = 5
 prompt_samples = 4
@@ -45,7 +46,7 @@ from zsnr.finetune.recipe import precision_facts
 lab.threads(threads)
 out, _ = lab.folders(out_dir)
 folder = ROOT / results
-draw = partial(data.load(ROOT / source).draw, captioned=1.0, unconditional=unconditional)
+draw = partial(data.load(ROOT / source).draw_parted, captioned=1.0, unconditional=unconditional)
 classifier = metrics.Classifier.load(folder / "classifier/classifier.safetensors")
 fixed, _ = network.load(folder / "zsnr/finetune/zsnr/weights.safetensors")
 plan = plans.words(ScheduleRecipe(**recipe))

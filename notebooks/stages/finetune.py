@@ -17,6 +17,10 @@
 # | `offset` | Stable Diffusion | $\epsilon$ | iid + 0.1 of one value a picture and channel (Sec. 5.1) |
 # | `zsnr` | rescaled by Algorithm 1 | $v$ | iid |
 #
+# All three weigh the squared error as $v$'s loss does, $(SNR + 1) |x_0 - \hat x_0|^2$, and draw noisy steps more often (`shift`), so that
+# what they differ in is neither; the base was trained on $\epsilon$'s own loss and uniform steps, as everybody's. Targets are averaged over the
+# backdrop's levels, as the base's were.
+#
 # The base was trained from seed 0; here and in the `replicate` stages the seeds are others, so that fine-tuning sees new
 # pictures and noises. `control` tells what more training alone does. The `zsnr` run starts from a network that predicts the wrong thing, and has
 # to unlearn it.
@@ -35,6 +39,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 threads = 1
 seed = 3
@@ -47,19 +52,19 @@ import matplotlib.pyplot as plt
 
 import lab
 from lab import ROOT
-from lab.models import data, network, training
+from lab.models import data, network, plans, training
 from lab.models.variants import find
 from zsnr.finetune import loop
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
 kind = find(variant)
-r = training.ScheduleRecipe(kind.prediction, offset_noise=kind.offset_noise, **recipe, seed=seed)
+r = plans.of(kind, training.ScheduleRecipe(**recipe, seed=seed))
 pictures = data.load(ROOT / source)
 start, _ = network.load(ROOT / results / "zsnr/train/weights.safetensors")
 
 # %%
-draw = partial(pictures.draw, captioned=captioned, unconditional=unconditional)
+draw = partial(pictures.draw_parted, captioned=captioned, unconditional=unconditional)
 trained, history = training.fit(start, draw, kind.schedule, r, scratch)
 
 # %%

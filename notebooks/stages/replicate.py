@@ -26,6 +26,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 threads = 1
 out_dir = ""
@@ -40,7 +41,7 @@ from lab.models.training import ScheduleRecipe, record
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
-draw = partial(data.load(ROOT / source).draw, captioned=captioned, unconditional=unconditional)
+draw = partial(data.load(ROOT / source).draw_parted, captioned=captioned, unconditional=unconditional)
 base, _ = network.load(ROOT / results / "zsnr/train/weights.safetensors")
 
 # %%

@@ -12,7 +12,7 @@
 # In the stages before, a tenth of the pictures carry a word for their backdrop. Whether the fixed model misses a prompt because of its schedule or because it heard
 # the words too seldom is told by training it on: `zsnr` of seed 3 goes on, with a word for every picture that has a condition. (What more words could do for the
 # flawed schedule is known without training: the exact denoiser, which has nothing to learn, falls short on it.) Guidance multiplies what is left of a network's
-# error by $w$: the full profile takes three times as many pictures as the fine-tuning before. Stage `evaluate_words` draws from it; weights stay in `scratch/`.
+# error by $w$, so it is trained for long. Stage `evaluate_words` draws from it; weights stay in `scratch/`.
 
 # %% tags=["parameters"]
 results = "results/smoke"
@@ -26,6 +26,7 @@ recipe = {
     "warmup": 128,
     "ema_halflife": 160,
     "precision": "float32",
+    "shift": 3.0,
 }
 threads = 1
 out_dir = ""
@@ -40,7 +41,7 @@ from lab.models.training import ScheduleRecipe, record
 
 lab.threads(threads)
 out, scratch = lab.folders(out_dir)
-draw = partial(data.load(ROOT / source).draw, captioned=1.0, unconditional=unconditional)
+draw = partial(data.load(ROOT / source).draw_parted, captioned=1.0, unconditional=unconditional)
 fixed, _ = network.load(ROOT / results / "zsnr/finetune/zsnr/weights.safetensors")
 
 # %%
