@@ -86,8 +86,8 @@ def findings(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[bool, s
         rescaled[1][0] > trailing[1][1] > trailing[1][0] > 0 and x0[1][1] < rescaled[1][0] and worse[1][0] > 0,
         f"**Of the fixes, the schedule matters most for brightness.** Without guidance (DDIM, {short} steps), all "
         f"together widen that spread by {number(*every)}. Left out alone, zero terminal SNR costs {number(*rescaled)}, "
-        f"trailing steps {number(*trailing)}. If the network predicts x0 instead of v, {number(*x0)} is lost, "
-        f"and the Fréchet distance to the data grows by {number(*worse)}. "
+        f"trailing steps {number(*trailing)}. If the network predicts x0 instead of v, on the loss of x0, "
+        f"{number(*x0)} is lost, and the Fréchet distance to the data grows by {number(*worse)}. "
         "([finding 14](notebooks/findings/14_finetuning.ipynb))",
     )
 

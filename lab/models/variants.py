@@ -51,4 +51,7 @@ ABLATIONS = {
     "no-rescale": Variant("v"),
     "x0": Variant("x0", zero_snr=True),
 }
-"""zsnr with one thing changed; eps with zero SNR is not defined. Sample steps and guidance need no training."""
+"""zsnr without one fix, on the plain loss of what it predicts; eps with zero SNR is not defined.
+
+Sample steps and guidance need no training.
+"""

@@ -52,8 +52,8 @@ say(
 figures.save(sample_steps.figure4(study, list(dict.fromkeys([few, many]))), out, "figure4")
 
 # %% [markdown]
-# *The zero-SNR model, as in Figure 4 of the paper: 16 noises, one a column, ordered by brightness. With few steps, leading and linspace make dark
-# backdrops too light and light ones too dark. With more steps the difference becomes small.*
+# *The zero-SNR model, as in Figure 4 of the paper: 16 noises, one a column, ordered by brightness. With few steps all make dark
+# backdrops too light and light ones too dark, trailing ones least. With more steps the difference becomes small.*
 #
 # ## Table 2
 #

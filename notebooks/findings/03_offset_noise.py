@@ -78,7 +78,7 @@ say(
 # ## Four models, the same noises
 #
 # *base* is the flawed model: it predicts $\epsilon$ on Stable Diffusion's schedule. The other three are fine-tuned from it for the
-# same number of steps: *control* without a change, *offset* with offset noise 0.1, *zsnr* with a rescaled schedule and
+# same number of steps: *control* without a fix, *offset* with offset noise 0.1, *zsnr* with a rescaled schedule and
 # $v$-prediction. Each is sampled by DDIM with the time steps that its users take.
 
 # %%

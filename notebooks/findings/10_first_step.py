@@ -58,7 +58,7 @@ figures.save(draw.figure5(paths), out, "figure5")
 
 # %% [markdown]
 # *Figure 5 of the paper: the predicted $x_0$ at the steps $t = 1000, 900, \dots, 100$ (columns) from four noises (rows). At zero SNR the first column is
-# the same picture for all noises. On the flawed schedule it is not.*
+# the same picture for all noises, for the network nearly. On the flawed schedule it is not.*
 #
 # *Exact* is the best denoiser of some hundred pictures of one class on uniform backdrops, in float64. *Trained* are the networks of the stages
 # `train` and `finetune`, which are told the class and no word. The sampler is DDIM in ten trailing steps, which start at $T$ on both schedules.
@@ -139,8 +139,8 @@ for what, name in (("pixel", "std a pixel"), ("level", "std of the level")):
 # %% [markdown]
 # ## How sharp is the drop at T?
 #
-# Just before $T$ the signal is tiny, but the best prediction already uses it. The network takes the step as an embedding, and sees each
-# of the last steps once in a thousand training pictures. Below, both get a state that holds the mean of the class and plain noise.
+# Just before $T$ the signal is tiny, but the best prediction already uses it. The network takes the step as an embedding, and fine-tuning
+# shows it each of the last steps in a few of a thousand pictures only. Below, both get a state that holds the mean of the class and plain noise.
 
 # %%
 near = [1000, 999, 998, 995, 990, 985, 980, 970, 960, 950, 940, 920, 900]

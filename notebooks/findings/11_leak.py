@@ -122,7 +122,7 @@ say(
 # *Spread along each direction over the data's, measured against the law. The spread shrinks most with offset noise, by a
 # little less than the law. Base and control lie above it at the constant image: levels are
 # uniform and not Gaussian, which leaks less (the exact denoiser shows how much less), and a network errs. The zero-SNR
-# model shows the network's own errors alone.*
+# model, which loses nothing, shows how far the network's errors and the number of pictures reach.*
 #
 # ## Who has the flaw, and by how much
 #

@@ -88,7 +88,7 @@ table(rows, {"who answers": "", "guided": "", **dict.fromkeys(data.WORDS, "+.2f"
 # %% [markdown]
 # *Mean level of the backdrop for each word with its 95 % interval over pictures, without guidance (left) and with the
 # paper's (right). Grey: the levels that the word means, and their mean. Without guidance the two flawed models stay too
-# near medium grey; the fixed model is nearer to what the words mean, and not yet there.*
+# near medium grey; the fixed model is near to what the words mean.*
 #
 # ## The fixed model, held against the truth
 #
@@ -143,8 +143,8 @@ for setting, remark in ((plain, ""), (unrescaled, note)):
 # *Mean level under black (filled) and under white (open), for every model and every choice of time steps. Rows as in the
 # first figure. Grey: the levels that the word means. Diamonds: the exact denoiser on the same schedule. Linspace and
 # trailing steps give about the same; leading ones stay nearer to grey, those of the flawed models most where guidance is
-# not rescaled. Such guidance takes every model beyond the data's range of $[-1, 1]$ under black, where the exact
-# denoiser stops.*
+# not rescaled. Such guidance takes every model beyond the data's range of $[-1, 1]$, where the exact denoiser
+# stops.*
 #
 # ## Is the schedule the cause?
 #
@@ -212,7 +212,7 @@ if answers.exact:
 #
 # Offset noise was made for such prompts (Sec. 5.4). Most users do not know that a model was trained with it and start
 # from plain noise. At the paper's guidance scale such a model goes beyond the data: from black to white it covers more
-# than the whole range of levels, which is 2.
+# than the whole range of levels, which is 2. Guidance that is not rescaled takes other models beyond it, too.
 
 # %%
 value, span = average(answers.reach("offset", unrescaled))
@@ -228,6 +228,6 @@ claim("Z-24", "the same, less control's", more, interval=more_span, at_least=0.0
 # %%
 say(
     f"From black to white, offset noise covers {measured(value, span)} of the data's range: "
-    f"{more:.2f} more than control."
+    f"{more:.2f} more than control. The fixed model covers {average(answers.reach('zsnr', unrescaled))[0]:.2f}."
 )
 claim.verdict()

@@ -111,7 +111,7 @@ table([(loss, *values) for loss, values in share.items()], dict.fromkeys(titles,
 # %% [markdown]
 # ## Fine-tuned with three of them
 #
-# The models start from the same base and see the same pictures, noises and steps. They are trained with the plain $v$, the plain $x_0$ and the min-SNR-5
+# The models start from the same base and see the same pictures, noises and steps, noisy ones more often. They are trained with the plain $v$, the plain $x_0$ and the min-SNR-5
 # loss. All predict $v$ on the rescaled schedule. These fine-tunings are short, so all values are those of half-trained models: compare
 # the losses with each other only. The real pictures are three draws from the test set.
 
@@ -144,7 +144,7 @@ loss_weights.errors_table(errors, levels, schedule.snr)
 
 # %% [markdown]
 # *Left: error of the $x_0$ that is predicted at each step, over that of the plain $v$ model; thin lines are single seeds. Middle: what each loss sees of the plain
-# $v$ model's errors, $w$ times the error, as a share of its sum over the steps. Right: error at $T$ over the least possible one; circles are seeds, bars their mean.*
+# $v$ model's errors, $w$ times the error, as a share of its sum over the steps, were all drawn alike. Right: error at $T$ over the least possible one; circles are seeds, bars their mean.*
 #
 # ## Verdict
 #

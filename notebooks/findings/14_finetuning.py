@@ -61,8 +61,9 @@ say(
     f"{measured(*gain['unguided', 'FD'], '.2f')} of the Fréchet distance and "
     f"{measured(*gain['unguided', 'IS'], '.2f')} of the Inception score; guided, "
     f"{measured(*gain['guided', 'FD'], '.2f')} and {measured(*gain['guided', 'IS'], '.2f')} (below zero is a loss). "
-    f"Brightness shows more: the spread of the backdrops' levels is {spread[0]:.2f} of the data's for the base, "
-    f"{spread[1]:.2f} after training on without fixes, and {spread[2]:.2f} with them."
+    f"Without guidance brightness shows more: the spread of the backdrops' levels is {spread[0]:.2f} of the data's for "
+    f"the base, {spread[1]:.2f} after training on without fixes, and {spread[2]:.2f} with them. Guided, the fixes gain "
+    f"{measured(*gain['guided', 'level W1'], '.2f')} of the levels' W1 distance from the data's."
 )
 figures.save(draw.pictures(tuned), out, "pictures")
 
@@ -88,8 +89,8 @@ table([[finetuning.known(cell) for cell in row] for row in rows], ["", *measures
 #
 # The set-up of Sec. 4 serves to tell the fixes from more training: both fine-tunings start from one base and see the same pictures
 # and noises, and their squared errors weigh the same (by Muon, where the paper takes Adam). That is checked here on what a training shows to a network that only listens. Then `control` against the base
-# says what more training does by itself, and `zsnr` against `control` what the fixes add. A check of no gain stands beside:
-# what more training alone adds is within 0.05 of the data's spread. The base is one model, so its own sampling error is combined with the
+# says what more training does by itself, with the weight and the steps of all fine-tunings, and `zsnr` against `control` what the fixes add. A check
+# of no gain stands beside: what more training alone adds is within 0.05 of the data's spread. The base is one model, so its own sampling error is combined with the
 # interval over seeds.
 
 # %%
@@ -121,7 +122,7 @@ table(list(zip(names, (alone, by_fixes, excess), strict=True)), ["level std / da
 # ## Each fix left out
 #
 # Without *Algorithm 1*: $v$ on Stable Diffusion's own schedule. Without *$v$*: the network predicts $x_0$, which zero SNR
-# allows as well. Both are trained as `zsnr` is, from the same base and seeds. Without *trailing steps*: `zsnr` with leading ones. Without
+# allows as well, on its own loss, so that the loss weight changes, too. Both are trained as `zsnr` is, from the same base and seeds. Without *trailing steps*: `zsnr` with leading ones. Without
 # *guidance rescale*: `zsnr` with $\phi = 0$. To keep $\epsilon$ is not defined with Algorithm 1, and refused:
 
 # %%
@@ -156,8 +157,8 @@ figures.save(draw.alone(tuned, followed), out, "alone")
 
 # %% [markdown]
 # *Left: spread of the level without guidance, intervals over seeds. Right: how far the level follows the words, with* white
-# *less with* black *for the same noise; dashed, what the words mean. Trailing steps help the flawed model a little. Rescaling
-# it makes it fall short of the words, and with the fixes the level still goes beyond them.*
+# *less with* black *for the same noise; dashed, what the words mean. Trailing steps help the flawed model a little.
+# Rescaling brings both models nearer to the words.*
 #
 # ## How many pictures the change takes
 #

@@ -117,8 +117,8 @@ for what, found in checks.items():
 #
 # ## Each fix left out
 #
-# At the shared scale, which is above 1 so that there is guidance to rescale: the one of least mean distance, which may suit the models without fixes better
-# than those with them. What a fix is worth at another scale may differ in sign.
+# At the shared scale, which is above 1 so that there is guidance to rescale: the one of least mean distance, which need not suit both kinds of models
+# alike. What a fix is worth at another scale may differ in sign.
 
 # %%
 losses = {fix: study.lost(fix, SEEING) for fix in without(study.w, study.nfe)}
@@ -132,8 +132,8 @@ say(
 figures.save(draw.ablation(study), out, "ablation")
 
 # %% [markdown]
-# *What is lost by leaving out each fix, paired by seed; intervals are over seeds. Without $v$ the network predicts $x_0$, and $x_0$ is what is rescaled:
-# two changes.*
+# *What is lost by leaving out each fix, paired by seed; intervals are over seeds. Without $v$ the network predicts $x_0$, on the plain loss of $x_0$, and $x_0$
+# is what is rescaled: three changes.*
 #
 # ## Figure 6: the strength of the rescaling
 #
