@@ -68,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             if not weights.exists():
                 print(f"the trained network is skipped ({weights} is missing): `make repro` restores it")
             trained = partial(problems.trained, weights) if weights.exists() else None
-            kept = errors.Journal(journal, stamp(facts, weights.exists()))
+            record["weights"] = hashlib.md5(weights.read_bytes()).hexdigest() if trained else ""
+            kept = errors.Journal(journal, stamp(facts, record["weights"]))
             record["errors"] = errors.measure(everything, problems.exact(), trained, errors.BUDGETS, options.jobs, kept)
         record |= facts | {"load": os.getloadavg()[0], "overhead": overhead.measure(everything, options.repeats)}
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 import zsnr
 from benchmarks import __main__, errors, ours, problems, report
@@ -36,6 +37,13 @@ def test_the_page_quotes_the_recorded_table():
     (quoted,) = re.findall(r"<!-- benchmarks -->\n(.*)<!-- /benchmarks -->", __main__.PAGE.read_text(), re.S)
     assert quoted == report.excerpt(RECORD)
     assert (ROOT / "benchmarks/results/benchmarks.md").read_text() == report.table(RECORD)
+
+
+def test_the_network_that_was_measured_is_the_one_that_is_stored():
+    (out,) = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]["finetune@zsnr"]["outs"]
+    files = json.loads((ROOT / "dvcstore/files/md5" / out["md5"][:2] / out["md5"][2:]).read_text())
+    stored = {file["relpath"]: file["md5"] for file in files}
+    assert RECORD["weights"] == stored["weights.safetensors"], "`make bench`: the network was trained again"
 
 
 def test_the_readme_quotes_the_smallest_errors_on_the_network(tmp_path):
